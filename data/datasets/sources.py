@@ -1,0 +1,107 @@
+"""What the dataset readers share: finding video files, and reading the lists of names people publish."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from data.types import Event
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"})
+
+
+def find_videos(root: Path) -> dict[str, list[Path]]:
+    """Video files below `root` by their stem, in a fixed order; hidden files are passed over.
+
+    Raises FileNotFoundError when `root` is no folder.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}; --root is the folder that holds the videos")
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            found[path.name[: -len(path.suffix)]].append(path)
+    return dict(found)
+
+
+def find_list(folders: Iterable[Path], pattern: str) -> Path | None:
+    """The file of that name pattern nearest to the top of the first folder that holds one, or None."""
+    for folder in folders:
+        if matches := sorted(folder.rglob(pattern), key=lambda p: (len(p.parts), p)):
+            return matches[0]
+    return None
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers from 1 and stripped lines, empty ones left out."""
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def base_name(entry: str) -> str:
+    """The last part of a path as any system writes it, without a video suffix: lists hold authors' own paths."""
+    name = PurePosixPath(entry.replace("\\", "/")).name
+    suffix = PurePosixPath(name).suffix
+    return name[: -len(suffix)] if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One line of an annotation file: the entry as written, its events, and the frame count where it is given."""
+
+    entry: str
+    events: tuple[Event, ...]
+    num_frames: int | None = None
+
+
+def parse_annotation(line: str) -> Annotation:
+    """Reads `name [frames] [Class] s e [[Class] s e ...]` with any spacing; -1 -1 means no event; spans are [s, e).
+
+    This covers UCF-Crime's file (name, class, two spans), its copy with frame counts, and XD-Violence's two files.
+    Raises ValueError on anything else.
+    """
+    entry, *tokens = line.split()
+    num_frames = None
+    if len(tokens) > 1 and re.fullmatch(r"\d+", tokens[0]) and not _is_number(tokens[1]):
+        num_frames = int(tokens.pop(0))
+    events: list[Event] = []
+    numbers: list[int] = []
+    kind = ""
+    for token in tokens:
+        if not _is_number(token):
+            if numbers:
+                raise ValueError(f"'{token}' stands between a start and its stop")
+            kind = token
+            continue
+        numbers.append(int(token))
+        if len(numbers) == 2:
+            if numbers != [-1, -1]:
+                events.append(Event(numbers[0], numbers[1], kind))
+            numbers = []
+    if numbers:
+        raise ValueError(f"an odd number of frames: {numbers[0]} has no stop")
+    return Annotation(entry, tuple(sorted(events)), num_frames)
+
+
+def read_annotations(path: Path) -> tuple[dict[str, Annotation], list[str]]:
+    """Annotations by base name, and a problem line for each that cannot be read or stands twice."""
+    found: dict[str, Annotation] = {}
+    problems: list[str] = []
+    for number, line in lines_of(path):
+        try:
+            annotation = parse_annotation(line)
+        except ValueError as error:
+            problems.append(f"{path}:{number}: {error}; wanted 'name start stop [start stop ...]' in frames")
+            continue
+        name = base_name(annotation.entry)
+        if name in found:
+            problems.append(f"{path}:{number}: '{name}' is annotated twice; keep one line")
+        else:
+            found[name] = annotation
+    return found, problems
+
+
+def _is_number(token: str) -> bool:
+    return re.fullmatch(r"-?\d+", token) is not None

@@ -1,0 +1,75 @@
+"""Files that are either whole or not there: written aside, fsynced, then moved in one step."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_STALE_S = 24 * 3600.0
+
+
+@contextmanager
+def aside(final: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `final`, and moves it there when the block ends without an error.
+
+    The folder must exist. Whoever sees `final` sees all of it. After SIGKILL a temporary file may stay behind under a
+    name that starts with a dot; `sweep` removes those.
+    """
+    temporary = final.parent / f".{final.name[:160]}.{_host()}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(final.parent)  # the name itself must survive a power cut
+
+
+def write_text(final: Path, text: str) -> None:
+    """Writes a text file in one step."""
+    with aside(final) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Has the operating system put a file, or a folder's list of names, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> int:
+    """Removes temporary files below `folder` whose writer is gone: dead on this host, or older than a day.
+
+    Returns how many were removed.
+    """
+    removed = 0
+    for path in folder.rglob(".*.tmp"):
+        host, pid = (path.name.rsplit(".", 3) + ["", ""])[1:3] if path.name.count(".") >= 4 else ("", "")
+        try:
+            old = time.time() - path.stat().st_mtime > _STALE_S
+            if old or (host == _host() and pid.isdecimal() and not _alive(int(pid))):
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:
+            continue  # another sweeper was faster
+    return removed
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "-")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

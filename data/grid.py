@@ -1,0 +1,115 @@
+"""Which frames each clip shows, and how clip scores become frame scores. Time is our type.
+
+Conventions: frames are 0-based, spans are half-open [start, stop), N clips, F frames of the decoded video.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+TAILS = ("drop", "drop_one", "repeat", "loop", "given")
+
+
+@dataclass(frozen=True)
+class ClipGrid:
+    """The clips of one video: clip i starts at frame `i * stride` and shows `clip_len` frames, `step` apart.
+
+    Args:
+        num_frames: F, the decoded length of the video, at least 1.
+        clip_len: frames shown to the backbone per clip.
+        stride: frames from one clip's start to the next one's.
+        tail: what becomes of the frames behind the last whole clip.
+            `drop`: no clip of their own, floor rule (T = floor(F/16) at 16/16).
+            `drop_one`: the floor rule on F - 1 frames, of features whose flow has one frame less (T = (F-1)//16).
+            `repeat`: one more clip, filled by repeating the last frame (T = ceil(F/16)).
+            `loop`: one more clip, filled by looping its own frames (T = ceil(F/16)).
+            `given`: exactly `count` clips, for features someone else made by a rule of their own.
+        count: N for `given`, None for the rules that compute it.
+        step: frames from one shown frame to the next; a clip covers `clip_len * step` frames.
+
+    A video shorter than one clip has one clip all the same, filled as `repeat` does for the dropping rules, because
+    every frame gets a score. Raises ValueError on lengths below 1, an unknown tail, or more clips than frames allow.
+    """
+
+    num_frames: int
+    clip_len: int = 16
+    stride: int = 16
+    tail: str = "repeat"
+    count: int | None = None
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "clip_len", "stride", "step"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ClipGrid.{name} must be at least 1, got {getattr(self, name)}")
+        if self.tail not in TAILS:
+            raise ValueError(f"ClipGrid.tail must be one of {', '.join(TAILS)}, got '{self.tail}'")
+        if (self.tail == "given") != (self.count is not None):
+            raise ValueError(f"ClipGrid.count goes with tail='given' alone, got tail='{self.tail}', count={self.count}")
+        if self.count is not None and not 1 <= self.count <= -(-self.num_frames // self.stride):
+            most = -(-self.num_frames // self.stride)
+            raise ValueError(
+                f"a video of {self.num_frames} frames holds 1 to {most} clips at stride {self.stride}, got {self.count}"
+            )
+
+    def __len__(self) -> int:
+        """N, at least 1."""
+        if self.count is not None:
+            return self.count
+        frames = self.num_frames - (self.tail == "drop_one")
+        beyond = frames - self.extent
+        if self.tail in ("drop", "drop_one"):
+            return max(beyond // self.stride + 1, 1)
+        # ceil: further clips until the last one reaches the end; a stride above the clip length must not start past it
+        return max(min(-(-beyond // self.stride), (frames - 1) // self.stride) + 1, 1)
+
+    @property
+    def extent(self) -> int:
+        """Frames from a clip's first to behind its last: `clip_len * step`."""
+        return self.clip_len * self.step
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """First frame of each clip, (N,)."""
+        return np.arange(len(self), dtype=np.int64) * self.stride
+
+    @property
+    def spans(self) -> NDArray[np.int64]:
+        """Frames of the video that each clip covers, (N, 2) half-open, cut at the end of the video."""
+        starts = self.starts
+        return np.stack([starts, np.minimum(starts + self.extent, self.num_frames)], axis=1)
+
+    def frame_indices(self, clip: int) -> NDArray[np.int64]:
+        """The frames shown to the backbone for clip `clip`, (clip_len,), with the tail filled by its rule.
+
+        Raises IndexError outside [0, N).
+        """
+        if not 0 <= clip < len(self):
+            raise IndexError(f"clip {clip} of a grid of {len(self)} clips")
+        start = clip * self.stride
+        wanted = start + np.arange(self.clip_len, dtype=np.int64) * self.step
+        if self.tail == "loop":
+            own = -(-(self.num_frames - start) // self.step)  # frames of its own that the clip can show
+            return start + (np.arange(self.clip_len) % own) * self.step
+        return np.minimum(wanted, self.num_frames - 1)
+
+    def to_frames(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Clip scores (N,) -> frame scores (F,): the mean over the clips that cover a frame.
+
+        Frames that no clip covers (a dropped tail, a stride above the clip length) take the score of the clip before
+        them. Equal inputs give equal outputs to the bit, so that ties stay ties in a ranking metric.
+        Raises ValueError when there is not one score per clip.
+        """
+        scores = np.asarray(scores, dtype=np.float64)
+        if scores.shape != (len(self),):
+            raise ValueError(f"scores must be ({len(self)},), one per clip of the grid, got {scores.shape}")
+        frames = np.arange(self.num_frames)
+        last = np.minimum(frames // self.stride, len(self) - 1)  # the latest clip that starts at or before the frame
+        first = np.maximum(-(-(frames - self.extent + 1) // self.stride), 0)  # the earliest one that still covers it
+        first = np.minimum(first, last)  # uncovered frames: the clip before them alone
+        total = scores[first]
+        for offset in range(1, int((last - first).max()) + 1):
+            inside = first + offset <= last
+            total[inside] += scores[(first + offset)[inside]]
+        return total / (last - first + 1)

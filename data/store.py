@@ -1,0 +1,345 @@
+"""The feature store: one immutable HDF5 file per video, one spec per store. The layout stands in the README.
+
+    ROOT/spec.json                 the FeatureSpec, for people and for the check that nothing is mixed
+    ROOT/videos/<2 hex>/<name>.h5  one video; presence under this name means complete
+    ROOT/locks/<name>              flock claims, dropped by the kernel when a worker dies
+    ROOT/failures.jsonl            what could not be extracted, and why
+    ROOT/features.h5               external links to every video: one logical store, rebuilt at will
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import h5py
+import numpy as np
+
+from data.files import aside, sweep, sync
+from data.grid import ClipGrid
+from data.types import FeatureSpec, VideoFeatures
+
+FORMAT = 1
+
+
+class StoreError(ValueError):
+    """A store or one of its files cannot be used; the message says what was found and what to type."""
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """What `FeatureStore.verify` found: ids that are whole, and one line for each file that is not."""
+
+    good: tuple[str, ...]
+    bad: tuple[str, ...]
+    clips: int
+    bytes: int
+
+
+class FeatureStore:
+    """Features of many videos, made with one spec.
+
+    Many processes, on many machines, may write at once. A file under its final name is complete; a killed writer
+    leaves at most a hidden temporary file.
+
+    Args:
+        root: the store's folder.
+        spec: what new features are made with; the store is created when it is not there. None opens an existing one.
+
+    Raises:
+        StoreError: no store at `root`, or one of a newer format.
+        SpecMismatchError: the store was made with another spec; the message names the field.
+    """
+
+    def __init__(self, root: Path | str, spec: FeatureSpec | None = None) -> None:
+        self.root = Path(root)
+        file = self.root / "spec.json"
+        if not file.is_file():
+            if spec is None:
+                raise StoreError(f"no feature store at {self.root}; make one: wsvad extract MANIFEST --out {self.root}")
+            if self.root.is_dir() and any(not p.name.startswith(".") for p in self.root.iterdir()):
+                raise StoreError(f"{self.root} is not empty and no feature store; choose another folder for --out")
+            self._create(file, spec)
+        self.spec = _read_spec(file)
+        if spec is not None:
+            self.spec.check_equal(spec, f"the store {self.root}")
+        self._digest = _spec_digest(self.spec)
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    def path(self, video_id: str) -> Path:
+        """Where the features of a video are. No id leads out of the store: all but letters, digits and a few signs
+        are percent-encoded, and very long ids are cut and completed with a hash."""
+        name = file_name(video_id)
+        return self.root / "videos" / hashlib.sha256(video_id.encode()).hexdigest()[:2] / f"{name}.h5"
+
+    def __contains__(self, video_id: str) -> bool:
+        return self.path(video_id).is_file()
+
+    def missing(self, video_ids: Iterable[str]) -> list[str]:
+        """The ids that have no features yet, in the given order."""
+        return [i for i in video_ids if i not in self]
+
+    def ids(self) -> list[str]:
+        """The ids of all videos in the store, sorted. Opens every file; raises StoreError on one that is damaged."""
+        return sorted(str(_attributes(p)["video"]) for p in self.files())
+
+    def files(self) -> list[Path]:
+        """The files of all videos, sorted by path."""
+        return sorted((self.root / "videos").glob("??/[!.]*.h5"))
+
+    # -- write ---------------------------------------------------------------------------------------------------
+
+    def write(self, features: VideoFeatures) -> Path:
+        """Stores one video: written aside, closed, reopened and checked, fsynced, then moved under its final name.
+
+        Equal features give equal bytes. Raises ValueError when they do not fit the store's spec.
+        """
+        self._check_fits(features)
+        final = self.path(features.video_id)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with aside(final) as temporary:
+            self._write_file(temporary, features)
+            _load(temporary, features.video_id, self._digest, check=True)
+        return final
+
+    @contextmanager
+    def claim(self, video_id: str) -> Iterator[bool]:
+        """Claims a video for this process while the block runs; yields False when another one has it.
+
+        The kernel drops the claim when the process dies. Losing the race costs time only: both would write the same.
+        """
+        folder = self.root / "locks"
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder / file_name(video_id), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = True
+            except BlockingIOError:
+                mine = False
+            except OSError:  # a network disk without flock: correctness does not depend on it
+                mine = True
+            yield mine
+        finally:
+            os.close(handle)
+
+    def record_failure(self, video_id: str, error: str, **details: object) -> None:
+        """Appends a line to failures.jsonl, whole even when several workers append."""
+        line = json.dumps({"video": video_id, "error": error, "time": time.strftime("%FT%TZ", time.gmtime()), **details})
+        handle = os.open(self.root / "failures.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, (line + "\n").encode())
+        finally:
+            os.close(handle)
+
+    def sweep(self) -> int:
+        """Removes temporary files of writers that are gone. Returns how many."""
+        return sweep(self.root)
+
+    # -- read ----------------------------------------------------------------------------------------------------
+
+    def read(self, video_id: str, *, check: bool = True) -> VideoFeatures:
+        """The features of one video.
+
+        Args:
+            video_id: the manifest's id.
+            check: compare the stored crc32 (about 1 ms per MB), since HDF5 does not notice a flipped bit.
+
+        Raises StoreError when there are none, or the file is damaged or of another spec.
+        """
+        path = self.path(video_id)
+        if not path.is_file():
+            raise StoreError(f"no features of '{video_id}' in {self.root}; extract again, it does what is missing")
+        return _load(path, video_id, self._digest, check=check)
+
+    def length(self, video_id: str) -> tuple[ClipGrid, float | None]:
+        """Grid and fps of one video, without reading its features."""
+        path = self.path(video_id)
+        if not path.is_file():
+            raise StoreError(f"no features of '{video_id}' in {self.root}; extract again, it does what is missing")
+        found = _attributes(path)
+        return _grid(found), found["fps"] or None
+
+    def verify(self) -> StoreReport:
+        """Opens and checks every file: readable, complete, of this store's spec, right name, right crc32, finite."""
+        good: list[str] = []
+        bad: list[str] = []
+        clips = size = 0
+        for path in self.files():
+            try:
+                features = _load(path, None, self._digest, check=True)
+                if self.path(features.video_id) != path:
+                    raise StoreError(f"{path} holds '{features.video_id}', which belongs elsewhere; delete it")
+            except (StoreError, ValueError) as error:
+                bad.append(str(error))
+                continue
+            good.append(features.video_id)
+            clips += len(features.grid)
+            size += path.stat().st_size
+        return StoreReport(tuple(sorted(good)), tuple(bad), clips, size)
+
+    def info(self) -> dict[str, Any]:
+        """Spec, number of videos, bytes on disk and failures on record, without opening the videos."""
+        files = self.files()
+        failures = self.root / "failures.jsonl"
+        return {
+            "root": str(self.root),
+            "format": FORMAT,
+            "id": self.spec.id,
+            "videos": len(files),
+            "bytes": sum(f.stat().st_size for f in files),
+            "failures": len(failures.read_text().splitlines()) if failures.is_file() else 0,
+            "spec": asdict(self.spec),
+        }
+
+    def link(self) -> Path:
+        """Rebuilds features.h5: /videos/<name> is an external link to each file, relative, so the folder can move.
+
+        Links and not a virtual dataset, which reads zeros where a file is missing; a broken link raises KeyError.
+        """
+        master = self.root / "features.h5"
+        with aside(master) as temporary:
+            with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+                file.attrs["format"] = FORMAT
+                file.attrs["spec"] = self.spec.to_json()
+                group = file.create_group("videos")
+                for path in self.files():
+                    group[path.stem] = h5py.ExternalLink(str(path.relative_to(self.root)), "/")
+        return master
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _create(self, file: Path, spec: FeatureSpec) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        temporary = self.root / f".spec.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps({"format": FORMAT, "id": spec.id, "spec": json.loads(spec.to_json())}, indent=2))
+        sync(temporary)
+        try:
+            os.link(temporary, file)  # unlike replace, fails when another worker created the store first
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+        sync(self.root)
+
+    def _check_fits(self, features: VideoFeatures) -> None:
+        want, grid = self.spec, features.grid
+        made = (grid.clip_len, grid.stride, grid.tail, grid.step)
+        if made != (want.clip_len, want.stride, want.tail, want.step):
+            raise ValueError(f"{features.video_id}: clips of (length, stride, tail, step) {made} in a store of {want.id}")
+        if features.crops != want.crops or features.x.shape[2] != want.dim or features.x.dtype != want.dtype:
+            raise ValueError(
+                f"{features.video_id}: {features.x.shape} {features.x.dtype} of crops {features.crops}; the store "
+                f"{want.id} holds (K, N, {want.dim}) {want.dtype} of crops {want.crops}"
+            )
+
+    def _write_file(self, path: Path, features: VideoFeatures) -> None:
+        x = np.ascontiguousarray(features.x)
+        grid = features.grid
+        # v110: files that HDF5 1.10 and everything since can read
+        with h5py.File(path, "w", libver=("earliest", "v110")) as file:
+            # contiguous and uncompressed: gzip reads 40 times slower for 36 % less disk
+            file.create_dataset("features", data=x, track_times=False)
+            file.attrs.update(
+                {
+                    "format": FORMAT,
+                    "video": features.video_id,
+                    "spec": self.spec.to_json(),
+                    "spec_digest": self._digest,
+                    "num_frames": grid.num_frames,
+                    "fps": features.fps or 0.0,
+                    "clip_len": grid.clip_len,
+                    "stride": grid.stride,
+                    "step": grid.step,
+                    "tail": grid.tail,
+                    "count": -1 if grid.count is None else grid.count,
+                    "crops": json.dumps(features.crops),
+                    "source_bytes": features.source_bytes,
+                    "crc32": zlib.crc32(x.data.cast("B")),
+                    "complete": True,  # written last
+                }
+            )
+
+
+def file_name(video_id: str) -> str:
+    """An id as a file name, one-to-one: `Bad.Boys.1995__#00-26_label_A` stays readable, `../x` becomes `%2E.%2Fx`."""
+    name = quote(video_id, safe="#=()+,@ ")
+    name = re.sub(r"^\.", "%2E", name).replace("~", "%7E")  # ~ marks a cut name, so no id may hold one
+    if len(name) <= 160:
+        return name
+    return f"{name[:120]}~{hashlib.sha256(video_id.encode()).hexdigest()[:32]}"
+
+
+def _read_spec(file: Path) -> FeatureSpec:
+    try:
+        found = json.loads(file.read_text())
+        if found["format"] != FORMAT:
+            raise StoreError(f"{file} is of format {found['format']}, this wsvad reads {FORMAT}; upgrade wsvad")
+        return FeatureSpec.from_json(json.dumps(found["spec"]))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{file} is damaged ({error}); restore it from any file's 'spec' attribute") from error
+
+
+def _spec_digest(spec: FeatureSpec) -> str:
+    return hashlib.sha256(spec.to_json().encode()).hexdigest()
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        # immutable files need no HDF5 lock, and read-only or network mounts may not offer one
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read as HDF5 ({error}); delete it and extract again") from error
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    with _open(path) as file:
+        try:
+            found = dict(file.attrs)
+        except OSError as error:
+            raise StoreError(f"{path} is damaged ({error}); delete it and extract again") from error
+    if found.get("format") != FORMAT:
+        raise StoreError(f"{path} is of format {found.get('format')}, this wsvad reads {FORMAT}; upgrade wsvad")
+    return found
+
+
+def _grid(found: dict[str, Any]) -> ClipGrid:
+    count = int(found["count"])
+    numbers = (int(found["num_frames"]), int(found["clip_len"]), int(found["stride"]))
+    return ClipGrid(*numbers, str(found["tail"]), None if count < 0 else count, int(found["step"]))
+
+
+def _load(path: Path, video_id: str | None, digest: str, *, check: bool) -> VideoFeatures:
+    remedy = "delete it and extract again"
+    with _open(path) as file:
+        try:
+            found = dict(file.attrs)
+            if found.get("format") != FORMAT:
+                raise StoreError(f"{path} is of format {found.get('format')}, this wsvad reads {FORMAT}; upgrade wsvad")
+            if not found.get("complete"):
+                raise StoreError(f"{path} was never completed; {remedy}")
+            x = file["features"][()]
+            grid, crops = _grid(found), tuple(json.loads(found["crops"]))
+            fps, source_bytes, stored_id = float(found["fps"]), int(found["source_bytes"]), str(found["video"])
+            crc32, stored_digest = int(found["crc32"]), str(found["spec_digest"])
+        except (OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+            raise StoreError(f"{path} is damaged ({error}); {remedy}") from error
+    if video_id is not None and stored_id != video_id:
+        raise StoreError(f"{path} holds '{stored_id}', not '{video_id}'; {remedy}")
+    if stored_digest != digest:
+        raise StoreError(f"{path} was made with another spec than its store's; {remedy}")
+    if check and zlib.crc32(np.ascontiguousarray(x).data.cast("B")) != crc32:
+        raise StoreError(f"{path} is damaged (crc32 differs); {remedy}")
+    return VideoFeatures(stored_id, x, grid, fps or None, crops, source_bytes)

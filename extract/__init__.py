@@ -1,0 +1,1 @@
+"""From a video file to clip features. Imports `data`; torch only where a net runs."""

@@ -1,0 +1,1 @@
+"""From clip features to scores: heads, training, evaluation, and the command line."""
