@@ -50,7 +50,7 @@ def sweep(folder: Path) -> int:
     """
     removed = 0
     for path in folder.rglob(".*.tmp"):
-        host, pid = (path.name.rsplit(".", 3) + ["", ""])[1:3] if path.name.count(".") >= 4 else ("", "")
+        *_, host, pid, _ = ("", "", *path.name.split("."))  # .name.h5.HOST.PID.tmp
         try:
             old = time.time() - path.stat().st_mtime > _STALE_S
             if old or (host == _host() and pid.isdecimal() and not _alive(int(pid))):

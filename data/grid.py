@@ -112,4 +112,4 @@ class ClipGrid:
         for offset in range(1, int((last - first).max()) + 1):
             inside = first + offset <= last
             total[inside] += scores[(first + offset)[inside]]
-        return total / (last - first + 1)
+        return np.asarray(total / (last - first + 1), dtype=np.float64)

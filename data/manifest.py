@@ -72,7 +72,9 @@ def read(path: Path) -> tuple[Video, ...]:
             faults.append(f"line {rows.line_num}: {error}")
             continue
         if video.id in lines:
-            faults.append(f"line {rows.line_num}: id '{video.id}' stands on line {lines[video.id]} already; ids are unique")
+            faults.append(
+                f"line {rows.line_num}: id '{video.id}' stands on line {lines[video.id]} already; ids are unique"
+            )
             continue
         lines[video.id] = rows.line_num
         videos.append(video)
@@ -86,7 +88,9 @@ def read(path: Path) -> tuple[Video, ...]:
 
 def digest(videos: Sequence[Video]) -> str:
     """Hash of what training and evaluation depend on (not of paths), independent of the order of the rows."""
-    rows = sorted((v.id, v.split, v.label, v.classes, v.num_frames, [(e.start, e.stop) for e in v.events]) for v in videos)
+    rows = sorted(
+        (v.id, v.split, v.label, v.classes, v.num_frames, [(e.start, e.stop) for e in v.events]) for v in videos
+    )
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 

@@ -40,7 +40,9 @@ class Registry(Generic[T]):
         def add(item: T) -> T:
             old = self._items.get(name)
             if old is not None and _origin(old) != _origin(item):
-                raise ValueError(f"two {self.kind}s are called '{name}': {_origin(old)} and {_origin(item)}; rename one")
+                raise ValueError(
+                    f"two {self.kind}s are called '{name}': {_origin(old)} and {_origin(item)}; rename one"
+                )
             self._items[name] = item
             return item
 

@@ -1,10 +1,10 @@
 """The feature store: one immutable HDF5 file per video, one spec per store. The layout stands in the README.
 
-    ROOT/spec.json                 the FeatureSpec, for people and for the check that nothing is mixed
-    ROOT/videos/<2 hex>/<name>.h5  one video; presence under this name means complete
-    ROOT/locks/<name>              flock claims, dropped by the kernel when a worker dies
-    ROOT/failures.jsonl            what could not be extracted, and why
-    ROOT/features.h5               external links to every video: one logical store, rebuilt at will
+ROOT/spec.json                 the FeatureSpec, for people and for the check that nothing is mixed
+ROOT/videos/<2 hex>/<name>.h5  one video; presence under this name means complete
+ROOT/locks/<name>              flock claims, dropped by the kernel when a worker dies
+ROOT/failures.jsonl            what could not be extracted, and why
+ROOT/features.h5               external links to every video: one logical store, rebuilt at will
 """
 
 import fcntl
@@ -135,7 +135,9 @@ class FeatureStore:
 
     def record_failure(self, video_id: str, error: str, **details: object) -> None:
         """Appends a line to failures.jsonl, whole even when several workers append."""
-        line = json.dumps({"video": video_id, "error": error, "time": time.strftime("%FT%TZ", time.gmtime()), **details})
+        line = json.dumps(
+            {"video": video_id, "error": error, "time": time.strftime("%FT%TZ", time.gmtime()), **details}
+        )
         handle = os.open(self.root / "failures.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(handle, (line + "\n").encode())
@@ -208,13 +210,12 @@ class FeatureStore:
         Links and not a virtual dataset, which reads zeros where a file is missing; a broken link raises KeyError.
         """
         master = self.root / "features.h5"
-        with aside(master) as temporary:
-            with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-                file.attrs["format"] = FORMAT
-                file.attrs["spec"] = self.spec.to_json()
-                group = file.create_group("videos")
-                for path in self.files():
-                    group[path.stem] = h5py.ExternalLink(str(path.relative_to(self.root)), "/")
+        with aside(master) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+            file.attrs["format"] = FORMAT
+            file.attrs["spec"] = self.spec.to_json()
+            group = file.create_group("videos")
+            for path in self.files():
+                group[path.stem] = h5py.ExternalLink(str(path.relative_to(self.root)), "/")
         return master
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -222,7 +223,9 @@ class FeatureStore:
     def _create(self, file: Path, spec: FeatureSpec) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = self.root / f".spec.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps({"format": FORMAT, "id": spec.id, "spec": json.loads(spec.to_json())}, indent=2))
+        temporary.write_text(
+            json.dumps({"format": FORMAT, "id": spec.id, "spec": json.loads(spec.to_json())}, indent=2)
+        )
         sync(temporary)
         try:
             os.link(temporary, file)  # unlike replace, fails when another worker created the store first
@@ -236,7 +239,9 @@ class FeatureStore:
         want, grid = self.spec, features.grid
         made = (grid.clip_len, grid.stride, grid.tail, grid.step)
         if made != (want.clip_len, want.stride, want.tail, want.step):
-            raise ValueError(f"{features.video_id}: clips of (length, stride, tail, step) {made} in a store of {want.id}")
+            raise ValueError(
+                f"{features.video_id}: clips of (length, stride, tail, step) {made} in a store of {want.id}"
+            )
         if features.crops != want.crops or features.x.shape[2] != want.dim or features.x.dtype != want.dtype:
             raise ValueError(
                 f"{features.video_id}: {features.x.shape} {features.x.dtype} of crops {features.crops}; the store "

@@ -23,7 +23,7 @@ _KIND = re.compile(r"[^\s;:|,]+")
 
 @dataclass(frozen=True, order=True)
 class Event:
-    """An anomalous span of frames [start, stop) of one kind ("Arson", "B1", "fight"; "" where the source names none)."""
+    """An anomalous span of frames [start, stop) of one kind ("Arson", "B1"; "" where the source names none)."""
 
     start: int
     stop: int
@@ -64,7 +64,9 @@ class Video:
 
     def __post_init__(self) -> None:
         if not self.id or self.id != self.id.strip() or _CONTROL.search(self.id):
-            raise ValueError(f"a video id is non-empty, without control characters or spaces around it, got {self.id!r}")
+            raise ValueError(
+                f"a video id is non-empty, without control characters or spaces around it, got {self.id!r}"
+            )
         if self.split not in SPLITS:
             raise ValueError(f"{self.id}: split must be {' or '.join(SPLITS)}, got '{self.split}'")
         if self.label not in (0, 1):
@@ -79,7 +81,9 @@ class Video:
             raise ValueError(f"{self.id}: a normal video (label 0) has no events, got {len(self.events)}")
         for before, after in zip(self.events, self.events[1:], strict=False):
             if after.start < before.start:
-                raise ValueError(f"{self.id}: events must be in order, [{after.start}, ...) follows [{before.start}, ...)")
+                raise ValueError(
+                    f"{self.id}: events must be in order, [{after.start}, ...) follows [{before.start}, ...)"
+                )
         if self.num_frames is not None and self.events and max(e.stop for e in self.events) > self.num_frames:
             last = max(e.stop for e in self.events)
             raise ValueError(
@@ -239,7 +243,9 @@ class VideoFeatures:
 
     def __post_init__(self) -> None:
         if self.x.ndim != 3 or self.x.dtype not in (np.float16, np.float32):
-            raise ValueError(f"{self.video_id}: x must be (K, N, D) float16 or float32, got {self.x.shape} {self.x.dtype}")
+            raise ValueError(
+                f"{self.video_id}: x must be (K, N, D) float16 or float32, got {self.x.shape} {self.x.dtype}"
+            )
         if self.x.shape[1] != len(self.grid):
             raise ValueError(f"{self.video_id}: {self.x.shape[1]} clips in x, {len(self.grid)} in its grid")
         if self.x.shape[0] != len(self.crops):

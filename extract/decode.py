@@ -24,7 +24,9 @@ _FILTERS = {
     "fast_bilinear": Interpolation.FAST_BILINEAR,
 }
 # Containers of single files. Playlists and scripts (hls, concat, ...) name other files and are not among them.
-_CONTAINERS = "mov,mp4,m4a,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,mxf,rm,nut,ivf,y4m,yuv4mpegpipe"
+_CONTAINERS = (
+    "mov,mp4,m4a,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,mxf,rm,nut,ivf,y4m,yuv4mpegpipe"
+)
 _LOW_FPS = 12.0  # below it, a 16-frame clip lasts longer than the nets and descriptors were made for
 
 
@@ -66,12 +68,16 @@ class VideoReader:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps: float | None = float(rate) if rate else None
         if self.fps is not None and self.fps < _LOW_FPS:
-            self.notes.append(f"{self.fps:g} frames/s: 16 frames last {16 / self.fps:.1f} s; motion looks faster than it is")
+            self.notes.append(
+                f"{self.fps:g} frames/s: 16 frames last {16 / self.fps:.1f} s; motion looks faster than it is"
+            )
 
     def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -89,7 +95,9 @@ class VideoReader:
                         if shape[2]:
                             self.notes.append(f"rotated by {shape[2]} degrees in its metadata: turned upright")
                     elif shape != first:
-                        raise self._damaged(f"frame {self.num_frames} is {shape[0]}x{shape[1]}, frame 0 {first[0]}x{first[1]}")
+                        raise self._damaged(
+                            f"frame {self.num_frames} is {shape[0]}x{shape[1]}, frame 0 {first[0]}x{first[1]}"
+                        )
                     self.num_frames += 1
                     yield self._convert(frame, *shape)
         except (av.error.FFmpegError, OSError) as error:
@@ -100,7 +108,9 @@ class VideoReader:
             raise self._damaged(f"truncated: {packets} of {self._stream.frames} frames are in the file")
 
     def _damaged(self, reason: str) -> DecodeError:
-        return DecodeError(self.path, reason, "copy or download it again, or re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4")
+        return DecodeError(
+            self.path, reason, "copy or download it again, or re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+        )
 
     def _convert(self, frame: av.VideoFrame, width: int, height: int, rotation: int) -> Frame:
         turned = rotation in (90, 270)
@@ -111,7 +121,7 @@ class VideoReader:
         small = self._reformatter.reformat(
             frame, width=w, height=h, format=self._format, interpolation=interpolation, threads=1
         )
-        image = small.to_ndarray()
+        image: Frame = np.asarray(small.to_ndarray(), dtype=np.uint8)
         # the rotation is counter-clockwise, in degrees, as numpy's
         return np.ascontiguousarray(np.rot90(image, rotation // 90)) if rotation else image
 
@@ -137,7 +147,7 @@ ResizeRule = tuple[tuple[int, int] | int, str] | None
 
 
 def parse_resize(text: str) -> ResizeRule:
-    """"none" -> None, "160x120:area" -> ((160, 120), "area"), "short256:bilinear" -> (256, "bilinear"). Or ValueError."""
+    """Reads "none", "160x120:area" as ((160, 120), "area"), "short256:bilinear" as (256, "bilinear"). Or ValueError."""
     if text == "none":
         return None
     match = re.fullmatch(r"(?:(\d+)x(\d+)|short(\d+)):(\w+)", text)

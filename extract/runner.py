@@ -4,15 +4,19 @@ Every worker walks the same list and claims videos with flock, so workers may be
 on one machine or on many. What is in the store is complete; a rerun does what is missing.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +47,36 @@ class ExtractReport:
     frames: int = 0
     seconds: float = 0.0
 
+    def as_dict(self) -> dict[str, Any]:
+        """Counts, failures and notes, for --json."""
+        counts = {"written": len(self.written), "present": len(self.present), "elsewhere": len(self.elsewhere)}
+        rate = self.frames / self.seconds if self.seconds else 0.0
+        return {
+            **counts,
+            "failures": self.failures,
+            "notes": self.notes,
+            "frames": self.frames,
+            "seconds": round(self.seconds, 3),
+            "frames_per_s": round(rate, 1),
+        }
+
+    def describe(self, root: Path) -> str:
+        """Lines for a person; the failures once more, since they scrolled by long ago."""
+        rate = f", {self.frames / self.seconds:.0f} frames/s" if self.frames else ""
+        lines = [f"{len(self.written)} videos extracted, {len(self.present)} were there already{rate}: {root}"]
+        if self.elsewhere:
+            lines.append(f"{len(self.elsewhere)} videos are in the hands of other workers")
+        if self.failures:
+            lines.append(f"{len(self.failures)} videos failed (see failures.jsonl); the same command tries them again:")
+            lines += [f"  {video_id}: {error}" for video_id, error in sorted(self.failures.items())]
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class _Outcome:
     """One video, done or failed or left to another worker, as sent from a worker to the parent."""
 
     video_id: str
-    worker: int
     frames: int = 0
     error: str = ""
     notes: tuple[str, ...] = ()
@@ -76,10 +103,9 @@ def extract_video(video: Video, backbone: Backbone, *, batch: int = 8) -> tuple[
     """
     spec = backbone.spec
     with VideoReader(video.path, resize=spec.resize, color=spec.color) as reader:
-        parts = [
-            backbone.extract(clips, np.full(len(clips), reader.fps or 25.0))
-            for clips in _prefetch(_batches(clips_of(reader, spec), batch))
-        ]
+        # closed before the reader: its thread must not decode from a closed file
+        with contextlib.closing(_prefetch(_batches(clips_of(reader, spec), batch))) as batches:
+            parts = [backbone.extract(clips, np.full(len(clips), reader.fps or 25.0)) for clips in batches]
         frames, fps = reader.num_frames, reader.fps
         notes = tuple(reader.notes)
     if video.num_frames is not None and video.num_frames != frames:
@@ -88,7 +114,9 @@ def extract_video(video: Video, backbone: Backbone, *, batch: int = 8) -> tuple[
             "or the file is another one"
         )
     if frames < spec.clip_len * spec.step:
-        notes += (f"{frames} frames, shorter than one clip of {spec.clip_len * spec.step}: filled by rule '{spec.tail}'",)
+        notes += (
+            f"{frames} frames, shorter than one clip of {spec.clip_len * spec.step}: filled by rule '{spec.tail}'",
+        )
     if fps is None:
         notes += ("no frame rate in the file: 25 taken",)
     x = np.concatenate(parts).transpose(1, 0, 2)  # (N, K, D) -> (K, N, D)
@@ -114,7 +142,8 @@ def extract_all(
     Args:
         videos: the manifest's rows.
         root: the store; made when it is not there.
-        backbone: registered name, with `options` for its constructor.
+        backbone: registered name.
+        options: for the backbone's constructor.
         workers: processes; 0 chooses one per core for CPU descriptors and one for nets.
         batch: clips per forward pass.
         shard: (i, n), 1 <= i <= n: every n-th video from the i-th on, for job arrays.
@@ -135,9 +164,7 @@ def extract_all(
     report = ExtractReport(present=[v.id for v in mine if v.id in store])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(min(workers or (1 if net.uses_torch else cores), len(todo)), 1)
-    job = _Job(
-        str(root), backbone, options or {}, batch, max(cores // workers, 1), tuple(str(p) for p in plugins)
-    )
+    job = _Job(str(root), backbone, options or {}, batch, max(cores // workers, 1), tuple(str(p) for p in plugins))
     with tqdm(total=len(todo), unit="video", disable=None, desc=f"extract {net.spec.id}") as bar:
         said = time.monotonic()
         outcomes = _run_here(todo, job, net) if workers == 1 else _run_workers(todo, job, workers)
@@ -167,76 +194,91 @@ def _note(report: ExtractReport, store: FeatureStore, outcome: _Outcome) -> None
         report.written.append(outcome.video_id)
 
 
-def _one(video: Video, store: FeatureStore, backbone: Backbone, batch: int, worker: int) -> _Outcome:
+def _one(video: Video, store: FeatureStore, backbone: Backbone, batch: int) -> _Outcome:
     with store.claim(video.id) as mine:
         if not mine or video.id in store:
-            return _Outcome(video.id, worker, elsewhere=True)
+            return _Outcome(video.id, elsewhere=True)
         try:
             features, notes = extract_video(video, backbone, batch=batch)
             store.write(features)
         except Exception as error:  # whatever one video does must not cost the others
             log.debug("%s", traceback.format_exc())
-            return _Outcome(video.id, worker, error=f"{error}" or type(error).__name__)
-        return _Outcome(video.id, worker, features.grid.num_frames, notes=notes)
+            return _Outcome(video.id, error=f"{error}" or type(error).__name__)
+        return _Outcome(video.id, features.grid.num_frames, notes=notes)
 
 
 def _run_here(todo: Sequence[Video], job: _Job, backbone: Backbone) -> Iterator[_Outcome]:
     store = FeatureStore(job.root)
     for video in todo:
-        yield _one(video, store, backbone, job.batch, 0)
+        yield _one(video, store, backbone, job.batch)
 
 
 def _run_workers(todo: Sequence[Video], job: _Job, workers: int) -> Iterator[_Outcome]:
-    context = multiprocessing.get_context("spawn")  # fork would copy threads and handles in unknown states
-    tasks: multiprocessing.Queue[Video] = context.Queue()
-    results: multiprocessing.Queue[_Outcome | int] = context.Queue()
-    for video in todo:
-        tasks.put(video)
-    # an unbuffered record of who works on what, so that a killed worker's video can be named
-    current = context.Array("i", [-1] * workers)
-    place = {video.id: i for i, video in enumerate(todo)}
-    processes = [
-        context.Process(target=_worker, args=(n, job, tasks, results, current, place), daemon=True) for n in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    waiting = {video.id for video in todo}
-    alive = set(range(workers))
+    """One pipe per worker and no shared queue: a worker killed at any moment harms nobody else's channel."""
+    left = list(reversed(todo))
+    pool = {}
     try:
-        while waiting:
-            try:
-                outcome = results.get(timeout=0.5)
-            except queue.Empty:
-                for n in [n for n in alive if processes[n].exitcode is not None]:
-                    alive.discard(n)
-                    video = todo[current[n]] if current[n] >= 0 else None
-                    if video is not None and video.id in waiting:
-                        waiting.discard(video.id)
-                        code = processes[n].exitcode
-                        yield _Outcome(video.id, n, error=f"{video.path}: its worker died (exit code {code}); out of memory?")
-                if not alive:
-                    for video_id in sorted(waiting):
-                        yield _Outcome(video_id, -1, error="no worker is left to extract it; run the command again")
-                    return
-                continue
-            if isinstance(outcome, _Outcome) and outcome.video_id in waiting:
-                waiting.discard(outcome.video_id)
+        for _ in range(workers):
+            worker = _start(job, left.pop())
+            pool[worker.pipe] = worker
+        while pool:
+            for pipe in wait(list(pool)):
+                worker = pool[pipe]  # type: ignore[index]
+                try:
+                    outcome: _Outcome = worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    worker.process.join()
+                    code = worker.process.exitcode
+                    outcome = _Outcome(
+                        worker.video.id,
+                        error=f"{worker.video.path}: its worker died (exit code {code}); out of memory? --workers 1",
+                    )
+                    del pool[worker.pipe]
+                    if left:
+                        worker = _start(job, left.pop())
+                        pool[worker.pipe] = worker
+                else:
+                    if left:
+                        worker.give(left.pop())
+                    else:
+                        del pool[worker.pipe]
+                        worker.stop()
                 yield outcome
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+        for worker in pool.values():
+            worker.stop()
 
 
-def _worker(
-    number: int,
-    job: _Job,
-    tasks: "multiprocessing.Queue[Video]",
-    results: "multiprocessing.Queue[_Outcome | int]",
-    current: Any,
-    place: dict[str, int],
-) -> None:
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: "Connection[Video, _Outcome]"
+    video: Video
+
+    def give(self, video: Video) -> None:
+        self.video = video
+        with contextlib.suppress(BrokenPipeError):  # it died: the next recv says so
+            self.pipe.send(video)
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def _start(job: _Job, video: Video) -> _Worker:
+    context = multiprocessing.get_context("spawn")  # fork would copy threads and handles in unknown states
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(job, theirs), daemon=True)
+    process.start()
+    theirs.close()  # or a dead worker's pipe would never read as closed
+    worker = _Worker(process, ours, video)
+    worker.give(video)
+    return worker
+
+
+def _work(job: _Job, pipe: "Connection[_Outcome, Video]") -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us
     for plugin in job.plugins:
         load_plugin(Path(plugin))
     backbone = create(job.backbone, **job.options)
@@ -245,16 +287,15 @@ def _worker(
 
         torch.set_num_threads(job.threads)
     store = FeatureStore(job.root)
-    parent = os.getppid()
     while True:
         try:
-            video = tasks.get(timeout=1.0)
-        except queue.Empty:
-            if os.getppid() != parent:  # the parent was killed: stop, the next run goes on
-                return
-            continue
-        current[number] = place[video.id]
-        results.put(_one(video, store, backbone, job.batch, number))
+            video = pipe.recv()
+        except EOFError:  # the parent closed the pipe, or was killed: what is in the store stays, the next run goes on
+            return
+        try:
+            pipe.send(_one(video, store, backbone, job.batch))
+        except BrokenPipeError:
+            return
 
 
 def _batches(clips: Iterator[NDArray[np.uint8]], size: int) -> Iterator[NDArray[np.uint8]]:
@@ -268,7 +309,7 @@ def _batches(clips: Iterator[NDArray[np.uint8]], size: int) -> Iterator[NDArray[
         yield np.stack(batch)
 
 
-def _prefetch(items: Iterator[NDArray[np.uint8]], ahead: int = 2) -> Iterator[NDArray[np.uint8]]:
+def _prefetch(items: Iterator[NDArray[np.uint8]], ahead: int = 2) -> Generator[NDArray[np.uint8], None, None]:
     """The same items, made in a thread, `ahead` of them at most in waiting; its error is raised here."""
     ready: queue.Queue[NDArray[np.uint8] | BaseException | None] = queue.Queue(maxsize=ahead)
     stop = threading.Event()

@@ -43,7 +43,11 @@ def load(root: Path, *, test_fraction: float = 0.2) -> DatasetIndex:
         except ValueError as error:
             problems.append(f"{files[0]}: {error}")
     known = {v.id for v in videos}
-    problems += [f"{spans.name if spans else ''} names '{n}', which is no video below {root}" for n in annotations if n not in known]
+    problems += [
+        f"{spans.name if spans else ''} names '{n}', which is no video below {root}"
+        for n in annotations
+        if n not in known
+    ]
     notes = () if spans else (f"no annotations.txt below {root}: nothing to evaluate frame by frame, all videos train",)
     return DatasetIndex(tuple(sorted(videos, key=lambda v: (v.split != "train", v.id))), tuple(problems), notes)
 

@@ -156,7 +156,9 @@ class Person:
         self.beat -= seconds
         if self.beat <= 0:
             self.beat = self.rng.uniform(0.1, 0.22)
-            limbs = self.rng.uniform((-0.3, 0.4, 0.0, 0.4, 0.0, -0.4, 0.0, -0.4, 0.0), (0.4, 3, 1.6, 3, 1.6, 1.3, 1.6, 1.3, 1.6))
+            limbs = self.rng.uniform(
+                (-0.3, 0.4, 0.0, 0.4, 0.0, -0.4, 0.0, -0.4, 0.0), (0.4, 3, 1.6, 3, 1.6, 1.3, 1.6, 1.3, 1.6)
+            )
             self.target = Pose(*(float(v) for v in limbs), 1.5 + self.rng.uniform(-0.3, 0.25), 0.0)
         up = left_s < 0.5
         target = Pose(lean=0.5) if up else self.target
@@ -169,7 +171,12 @@ def clothes(rng: np.random.Generator) -> tuple[Colour, ...]:
     """Shirt, trousers, skin and hair."""
     shirt, trousers = rng.integers(30, 220, 3), rng.integers(25, 120, 3)
     skin, hair = SKINS[rng.integers(len(SKINS))], HAIRS[rng.integers(len(HAIRS))]
-    return (int(shirt[0]), int(shirt[1]), int(shirt[2])), (int(trousers[0]), int(trousers[1]), int(trousers[2])), skin, hair
+    return (
+        (int(shirt[0]), int(shirt[1]), int(shirt[2])),
+        (int(trousers[0]), int(trousers[1]), int(trousers[2])),
+        skin,
+        hair,
+    )
 
 
 def stride(phase: float, speed: float) -> Pose:

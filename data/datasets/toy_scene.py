@@ -58,7 +58,12 @@ class Passer(NamedTuple):
         if self.kind == "jogger":
             pose = stride(turn, RUN)
         elif self.kind == "bicycle":
-            legs = (0.75 + 0.35 * sin(turn), 0.9 + 0.4 * sin(turn + 1), 0.75 - 0.35 * sin(turn), 0.9 - 0.4 * sin(turn + 1))
+            legs = (
+                0.75 + 0.35 * sin(turn),
+                0.9 + 0.4 * sin(turn + 1),
+                0.75 - 0.35 * sin(turn),
+                0.9 - 0.4 * sin(turn + 1),
+            )
             pose = Pose(0.55, 1.1, 0.1, 1.0, 0.1, *legs, 0.0, 0.1)
         kind = "person" if self.kind == "jogger" else self.kind
         return Sprite(kind, x, self.y, height, self.facing, pose, self.colours)
@@ -147,7 +152,9 @@ def _noises(
     cues = []
     for _ in range(int(rng.integers(1, 4))):
         name = ("horn", "door", "bird", "laugh")[rng.integers(4)]
-        cues.append(Cue(name, int(rng.integers(0, num_frames)), float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.4, 1))))
+        cues.append(
+            Cue(name, int(rng.integers(0, num_frames)), float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.4, 1)))
+        )
     for event in events:
         voice, every_s, longest_s = {"fight": ("shout", 0.5, 0.45), "panic": ("scream", 0.35, 0.9)}.get(
             event.kind, ("cry", 0.5, 0.6)

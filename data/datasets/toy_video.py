@@ -69,7 +69,9 @@ def write_video(
     return count
 
 
-def _codec_options(crf: int | None, preset: str | None, gop: int | None, more: Mapping[str, str] | None) -> dict[str, str]:
+def _codec_options(
+    crf: int | None, preset: str | None, gop: int | None, more: Mapping[str, str] | None
+) -> dict[str, str]:
     named = {"crf": crf, "preset": preset, "g": gop}
     return {name: str(value) for name, value in named.items() if value is not None} | dict(more or {})
 
@@ -124,7 +126,9 @@ def _start(video: Any, frame: NDArray[np.uint8]) -> None:
         raise ValueError(f"frames must be (H, W, 3) uint8 RGB, got {frame.shape} {frame.dtype}")
     height, width = frame.shape[:2]
     if "420" in video.pix_fmt and (height % 2 or width % 2):
-        raise ValueError(f"{video.pix_fmt} needs an even width and height, got {width}x{height}; pass pix_fmt='yuv444p'")
+        raise ValueError(
+            f"{video.pix_fmt} needs an even width and height, got {width}x{height}; pass pix_fmt='yuv444p'"
+        )
     video.width, video.height = width, height
 
 

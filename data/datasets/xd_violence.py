@@ -2,8 +2,9 @@
 
     ROOT/annotations.txt                 name s e [s e ...] in frames, violent test videos only
     ROOT/<folders>/name_label_A.mp4      normal
-    ROOT/<folders>/name_label_B1-0-0.mp4 violent; B1 fighting, B2 shooting, B4 riot, B5 abuse, B6 car accident, G explosion
+    ROOT/<folders>/name_label_B1-0-0.mp4 violent
 
+B1 is fighting, B2 shooting, B4 riot, B5 abuse, B6 car accident, G explosion; a video may have several, `0` fills up.
 A video belongs to the test split when a folder on its way is called test, test_videos or the like, else to train.
 The label stands in the name; a name holds `#`, `=`, dots and `__`, so nothing but the label is parsed out of it.
 Spans are [s, e), 0-based.

@@ -1,0 +1,78 @@
+"""Checkpoints: weights in safetensors, everything else in a JSON beside them. Nothing is unpickled.
+
+last.safetensors    the weights
+last.json           format, config, modalities and sizes, feature specs, what selected these weights
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from data.files import aside, write_text
+from data.types import FeatureSpec
+from mil.config import Config, validate
+from mil.model import Model
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and what is to be said beside its numbers."""
+
+    model: Model
+    config: Config
+    specs: tuple[FeatureSpec, ...]
+    selected_by: str
+    step: int
+
+
+def save(
+    path: Path,
+    weights: Mapping[str, torch.Tensor],
+    config: Config,
+    dims: Mapping[str, int],
+    specs: Sequence[FeatureSpec],
+    *,
+    selected_by: str,
+    step: int,
+) -> None:
+    """Writes `path`.safetensors and `path`.json, each in one step, the JSON last."""
+    with aside(path.with_suffix(".safetensors")) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+    found = {
+        "format": FORMAT,
+        "step": step,
+        "selected_by": selected_by,
+        "dims": dict(dims),
+        "specs": [json.loads(spec.to_json()) for spec in specs],
+        "config": config.model_dump(mode="json"),
+    }
+    write_text(path.with_suffix(".json"), json.dumps(found, indent=2) + "\n")
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Reads what `save` wrote, strictly, in evaluation mode. Raises CheckpointError."""
+    text, weights = path.with_suffix(".json"), path.with_suffix(".safetensors")
+    if not (text.is_file() and weights.is_file()):
+        raise CheckpointError(f"no checkpoint {text}; the run never finished: wsvad train ... --resume")
+    try:
+        found: dict[str, Any] = json.loads(text.read_text())
+        if found["format"] != FORMAT:
+            raise CheckpointError(f"{text} is of format {found['format']}, this wsvad reads {FORMAT}; upgrade wsvad")
+        config = validate(found["config"], str(text))
+        model = Model(config, found["dims"])
+        model.load_state_dict(load_file(weights), strict=True)
+        specs = tuple(FeatureSpec.from_json(json.dumps(s)) for s in found["specs"])
+        return Checkpoint(model.to(device).eval(), config, specs, found["selected_by"], int(found["step"]))
+    except (KeyError, json.JSONDecodeError, RuntimeError) as error:
+        raise CheckpointError(f"{text} and its weights do not belong together or are damaged: {error}") from error

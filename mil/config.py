@@ -1,0 +1,208 @@
+"""Recipes: YAML files of every choice of an experiment, checked before any work is done.
+
+A misspelt key is an error with a suggestion; so is an option that the head does not take.
+"""
+
+import inspect
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data.registry import UnknownNameError, suggest
+
+
+class ConfigError(ValueError):
+    """A recipe or an override cannot be used; the message names the key, what was found and what is known."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HeadConfig(BaseModel):
+    """`name` of a registered head, and its options as further keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The head's keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class DataConfig(_Part):
+    """How a video becomes a training bag; evaluation always scores every clip."""
+
+    resample: Literal["segments", "pick", "interpolate", "full"] = "segments"
+    count: int = Field(32, ge=1, description="segments per training bag")
+    scale: Literal["none", "l2", "standardize"] = Field("none", description="of each clip's features, before the head")
+    sqrt: bool = Field(False, description="signed square root before scaling (Hellinger), for histograms")
+    clamp: float | None = Field(None, gt=0, description="limit of the standardized features, in deviations")
+
+
+class OptimizerConfig(_Part):
+    """torch.optim's optimizer of that name."""
+
+    name: Literal["adagrad", "adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    eps: float | None = Field(None, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1, description="sgd only")
+
+
+class TrainConfig(_Part):
+    """The loop."""
+
+    steps: int = Field(1000, ge=1)
+    pairs: int = Field(30, ge=1, description="anomalous and as many normal videos per step")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lr_schedule: Literal["constant", "cosine", "milestones"] = "constant"
+    milestones: tuple[int, ...] = Field((), description="milestones: steps after which lr is multiplied by gamma")
+    gamma: float = Field(0.1, gt=0, description="milestones: the factor")
+    clip_norm: float | None = Field(None, gt=0, description="of the whole gradient")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of the averaged weights that are kept; none: the last"
+    )
+    noise: float = Field(0.0, ge=0, description="Gaussian noise on the scaled features, in their units")
+    log_every: int = Field(50, ge=1)
+    save_every: int = Field(500, ge=1, description="steps between states to resume from")
+
+
+class SelectConfig(_Part):
+    """Which step's weights are kept. Test labels never take part."""
+
+    rule: Literal["last", "val"] = "last"
+    fraction: float = Field(0.2, gt=0, lt=1, description="val: share of the training videos held out, per class")
+    every: int = Field(50, ge=1, description="val: steps between looks")
+
+
+class EvalConfig(_Part):
+    """What happens between the head and the metrics."""
+
+    protocol: str = "frames"
+    smooth: int = Field(1, ge=1, description="odd number of neighbouring clips whose scores are averaged")
+
+
+class Config(_Part):
+    """One experiment. `config.yaml` of a run holds every value, defaults included."""
+
+    recipe: str = ""
+    about: str = Field("", description="one line, shown by `wsvad ls recipes`")
+    head: HeadConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    select: SelectConfig = SelectConfig()
+    evaluate: EvalConfig = EvalConfig()
+    seed: int = Field(0, ge=0)
+
+    def to_yaml(self) -> str:
+        """Every value, ready to be read back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package, sorted."""
+    folder = resources.files("mil") / "recipes"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load(recipe: str, overrides: Sequence[str] = (), *, seed: int | None = None) -> Config:
+    """Reads a recipe by name, or a YAML file by path, with `key.sub=value` overrides.
+
+    Raises UnknownNameError for a recipe, ConfigError for keys and values.
+    """
+    if recipe.endswith((".yaml", ".yml")):
+        path = Path(recipe)
+        if not path.is_file():
+            raise ConfigError(f"no recipe file {path}")
+        text, name = path.read_text(), path.stem
+    elif recipe in recipe_names():
+        text, name = (resources.files("mil") / "recipes" / f"{recipe}.yaml").read_text(), recipe
+    else:
+        hint = suggest(recipe, recipe_names())
+        raise UnknownNameError(
+            f"no recipe called '{recipe}'.{hint}. A file of your own: pass a path that ends in .yaml"
+        )
+    values = _parse(text, name)
+    for override in overrides:
+        _override(values, override)
+    if seed is not None:
+        values["seed"] = seed
+    values["recipe"] = values.get("recipe") or name
+    return validate(values, name)
+
+
+def validate(values: dict[str, Any], where: str) -> Config:
+    """Checks values against the schema and the head's own signature. Raises ConfigError with every fault."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_describe(e["loc"], e["msg"], e["type"]) for e in error.errors()]
+        raise ConfigError(f"{where} has {len(lines)} faults:\n  " + "\n  ".join(lines)) from None
+    if config.evaluate.smooth % 2 == 0:
+        raise ConfigError(
+            f"{where}: evaluate.smooth must be odd, so that no score moves in time; got {config.evaluate.smooth}"
+        )
+    from mil.heads import heads  # late: it imports torch
+
+    parameters = inspect.signature(heads.get(config.head.name)).parameters
+    known = [p for p in parameters if p != "dim"]
+    for option in config.head.options:
+        if option not in known:
+            raise ConfigError(f"{where}: head '{config.head.name}' has no option '{option}'.{suggest(option, known)}")
+    return config
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} must hold keys and values, like 'head: {{name: ranking}}'")
+    return {str(key): _numbers(value) for key, value in values.items()}
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 8e-5 as a string; as numbers they are meant."""
+    if isinstance(value, dict):
+        return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not (equals and key.strip()):
+        raise ConfigError(f"--set takes key=value, e.g. train.steps=500, got '{text}'")
+    *path, last = key.strip().split(".")
+    for part in path:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {text}: '{part}' is a value and has no keys below it")
+        values = inner
+    try:
+        values[last] = _numbers(yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: not a YAML value: {error}") from error
+
+
+def _describe(location: Iterable[int | str], message: str, kind: str) -> str:
+    path = [str(p) for p in location]
+    if kind != "extra_forbidden":
+        return f"{'.'.join(path)}: {message}"
+    part: Any = Config
+    for name in path[:-1]:
+        part = part.model_fields[name].annotation
+    return f"{'.'.join(path)}: no such key.{suggest(path[-1], list(part.model_fields))}"

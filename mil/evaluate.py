@@ -1,0 +1,145 @@
+"""From a run to honest numbers: score every clip, spread to frames, join by id, apply a named protocol."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data import manifest
+from data.files import aside, write_text
+from data.store import FeatureStore
+from data.types import FrameScores, SpecMismatchError, Video
+from mil import checkpoint, metrics, protocol
+from mil.bags import read_features
+from mil.rundir import RunDir
+from mil.train import load_videos, open_stores, score_clips
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`numbers` as they are printed and stored, and the frame scores behind them."""
+
+    numbers: dict[str, Any]
+    videos: tuple[FrameScores, ...]
+    path: Path
+
+
+def evaluate_run(
+    run: RunDir,
+    *,
+    split: str = "test",
+    protocol_name: str | None = None,
+    manifest_path: Path | None = None,
+    feature_roots: Sequence[Path] = (),
+    allow_missing: bool = False,
+    device: str = "cpu",
+) -> Evaluation:
+    """Scores a split with a run's checkpoint and writes eval/<split>-<protocol>.json and ..._scores.npz.
+
+    Args:
+        run: a finished run.
+        split: "test" or "train".
+        protocol_name: the recipe's when None.
+        manifest_path: other videos than the run's own.
+        feature_roots: other stores than those it was trained on; their specs must be the same.
+        allow_missing: leave out videos without features, and list them beside the numbers.
+        device: where torch runs.
+
+    Raises:
+        ValueError: no videos in the split, lengths that disagree, missing features.
+        SpecMismatchError: features made otherwise than those the head was trained on.
+    """
+    kept = checkpoint.load(run.checkpoint, device)
+    rule = protocol.get(protocol_name or kept.config.evaluate.protocol)
+    stores = open_stores(list(feature_roots) or run.feature_roots)
+    _check_specs(stores, kept)
+    source = manifest_path or run.root / "manifest.csv"
+    wanted = [v for v in manifest.read(source) if v.split == split]
+    if not wanted:
+        raise ValueError(f"{source} has no videos in the {split} split; index the dataset with its {split} list")
+    if split == "train" and any(v.label for v in wanted) and not any(v.events for v in wanted):
+        raise ValueError(
+            f"the training videos of {source} have no frame-level ground truth, and weak supervision gives them none; "
+            "evaluate --split test"
+        )
+    present = load_videos(wanted, stores, allow_missing=allow_missing)
+    scored: list[FrameScores] = []
+    clamped: list[str] = []
+    for video in present:
+        features, grid, fps = read_features(stores, video.id)
+        video, cut = _with_length(video, grid.num_frames, fps)
+        clamped += [video.id] * bool(cut)
+        scores = score_clips(kept.model, features, torch.device(device))
+        scored.append(rule.frame_scores(video, protocol.smooth(scores, kept.config.evaluate.smooth), grid))
+    for video_id in clamped:
+        log.warning("%s: an annotated event ends behind the last frame; cut at the end", video_id)
+    numbers: dict[str, Any] = {
+        **metrics.evaluate(scored),
+        "protocol": rule.name,
+        "protocol_about": rule.about,
+        "smooth_clips": kept.config.evaluate.smooth,
+        "selected_by": kept.selected_by,
+        "split": split,
+        "recipe": kept.config.recipe,
+        "head": kept.config.head.name,
+        "seed": kept.config.seed,
+        "step": kept.step,
+        "features": [spec.id for spec in kept.specs],
+        "random_weights": any(spec.is_random for spec in kept.specs),
+        "manifest": str(source),
+        "clamped_events": clamped,
+        "missing": sorted({v.id for v in wanted} - {v.id for v in present}),
+    }
+    path = run.root / "eval" / f"{split}-{rule.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps(numbers, indent=2) + "\n")
+    write_scores(path.with_name(path.stem + "_scores.npz"), scored)
+    return Evaluation(numbers, tuple(scored), path)
+
+
+def write_scores(path: Path, videos: Sequence[FrameScores]) -> None:
+    """Frame scores and labels of every video in one npz: ids (V,), lengths (V,), scores and labels end to end."""
+    with aside(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            ids=np.array([v.video_id for v in videos]),
+            lengths=np.array([len(v.scores) for v in videos]),
+            scores=np.concatenate([v.scores for v in videos]),
+            labels=np.concatenate([v.labels for v in videos]),
+        )
+
+
+def read_scores(path: Path) -> tuple[FrameScores, ...]:
+    """Reads what `write_scores` wrote."""
+    with np.load(path, allow_pickle=False) as found:
+        ends = np.cumsum(found["lengths"])
+        starts = ends - found["lengths"]
+        scores, labels = found["scores"], found["labels"]
+        return tuple(
+            FrameScores(str(i), scores[a:b], labels[a:b]) for i, a, b in zip(found["ids"], starts, ends, strict=True)
+        )
+
+
+def _check_specs(stores: Sequence[FeatureStore], kept: checkpoint.Checkpoint) -> None:
+    if len(stores) != len(kept.specs):
+        raise SpecMismatchError(
+            f"the head was trained on {len(kept.specs)} feature stores, got {len(stores)}; pass each with --features"
+        )
+    for store, spec in zip(stores, kept.specs, strict=True):
+        store.spec.check_equal(spec, f"the store {store.root}")
+
+
+def _with_length(video: Video, num_frames: int, fps: float | None) -> tuple[Video, int]:
+    if video.num_frames is not None and video.num_frames != num_frames:
+        raise ValueError(
+            f"{video.id}: the manifest says {video.num_frames} frames, its features were made from {num_frames}; "
+            "correct the manifest or extract again"
+        )
+    return video.with_length(num_frames, fps)

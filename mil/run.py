@@ -1,0 +1,45 @@
+"""Starting and resuming a training run: what `wsvad train` does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data import manifest
+from mil import config as configs
+from mil.rundir import RunDir, RunError
+from mil.train import fit, load_videos, open_stores
+
+
+def start_run(
+    recipe: str,
+    overrides: Sequence[str],
+    manifest_path: Path,
+    feature_roots: Sequence[Path],
+    out: Path,
+    *,
+    seed: int | None = None,
+    device: str = "cpu",
+    allow_missing: bool = False,
+    command: Sequence[str] = (),
+) -> tuple[RunDir, dict[str, Any]]:
+    """Checks everything, makes the run's folder, trains. Returns the run and what `fit` returns."""
+    config = configs.load(recipe, overrides, seed=seed)
+    videos = manifest.read(manifest_path)
+    stores = open_stores(feature_roots)
+    train = load_videos([v for v in videos if v.split == "train"], stores, allow_missing=allow_missing)
+    run = RunDir.create(out, config, videos, stores, command)
+    return run, fit(config, train, stores, run, device=device)
+
+
+def resume_run(recipe: str, out: Path, *, device: str = "cpu") -> tuple[RunDir, dict[str, Any]]:
+    """Continues a run from its last state. Raises RunError when it is of another recipe, or done already."""
+    run = RunDir(out)
+    config = run.config
+    if Path(recipe).stem != config.recipe:
+        raise RunError(f"the run {out} is of recipe '{config.recipe}', not '{recipe}'; resume it by its own name")
+    if run.status["state"] == "done":
+        raise RunError(f"the run {out} is done ({run.status['selected_by']}); now: wsvad eval {out}")
+    stores = open_stores(run.feature_roots)
+    # what was left out at the start is left out again
+    train = load_videos([v for v in run.videos if v.split == "train"], stores, allow_missing=True)
+    return run, fit(config, train, stores, run, device=device, resume=True)

@@ -1,0 +1,125 @@
+"""The run directory: everything one training run was made of and led to.
+
+config.yaml  manifest.csv  environment.json  features.json      what went in
+log.txt  metrics.jsonl  status.json  resume.pt                  how it went
+checkpoints/last.{safetensors,json}                             what came out
+eval/<split>-<protocol>.json  eval/..._scores.npz               numbers, and the frame scores behind them
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data import manifest
+from data.files import write_text
+from data.store import FeatureStore
+from data.types import Video
+from mil.config import Config, validate
+
+_PACKAGES = ("wsvad", "torch", "numpy", "h5py", "scikit-learn", "av", "opencv-contrib-python-headless")
+
+
+class RunError(ValueError):
+    """A run directory cannot be made or read; the message says what to type."""
+
+
+class RunDir:
+    """A run on disk. `create` makes a new one and never overwrites; `RunDir(path)` opens one that is there."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        if not (self.root / "config.yaml").is_file():
+            raise RunError(
+                f"no run at {self.root} (it would hold config.yaml); train one: wsvad train RECIPE --out {self.root}"
+            )
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        config: Config,
+        videos: Sequence[Video],
+        stores: Sequence[FeatureStore],
+        command: Sequence[str] = (),
+    ) -> "RunDir":
+        """Makes the folder with all that goes in. Raises RunError when something is there already."""
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise RunError(
+                f"{root} exists and is never overwritten; choose another --out, or continue it with --resume"
+            )
+        for name in ("checkpoints", "eval"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        manifest.write(root / "manifest.csv", videos)
+        features = [
+            {"root": str(s.root.resolve()), "id": s.spec.id, "spec": json.loads(s.spec.to_json())} for s in stores
+        ]
+        write_text(root / "features.json", json.dumps(features, indent=2) + "\n")
+        write_text(root / "environment.json", json.dumps(_environment(command), indent=2) + "\n")
+        write_text(root / "config.yaml", config.to_yaml())  # last: with it, the folder is a run
+        return cls(root)
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        import yaml
+
+        path = self.root / "config.yaml"
+        return validate(yaml.safe_load(path.read_text()), str(path))
+
+    @property
+    def videos(self) -> tuple[Video, ...]:
+        """The manifest as it was when the run began."""
+        return manifest.read(self.root / "manifest.csv")
+
+    @property
+    def feature_roots(self) -> list[Path]:
+        """Where the stores were, one per modality."""
+        return [Path(f["root"]) for f in json.loads((self.root / "features.json").read_text())]
+
+    @property
+    def checkpoint(self) -> Path:
+        """Stem of the weights to use."""
+        return self.root / "checkpoints" / "last"
+
+    def log(self, **values: Any) -> None:
+        """Appends one line to metrics.jsonl."""
+        with (self.root / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def keep_metrics(self, step: int) -> None:
+        """Drops the lines of metrics.jsonl after `step`, which a resumed run makes again."""
+        path = self.root / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        write_text(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
+
+    def set_status(self, state: str, **details: Any) -> None:
+        """Writes status.json: running, done or failed."""
+        write_text(self.root / "status.json", json.dumps({"state": state, **details}, indent=2) + "\n")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What status.json says; {"state": "new"} before the first step."""
+        path = self.root / "status.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"state": "new"}
+        return found
+
+
+def _environment(command: Sequence[str]) -> dict[str, Any]:
+    import torch
+
+    return {
+        "command": list(command),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "packages": {name: version(name) for name in _PACKAGES},
+    }

@@ -1,0 +1,299 @@
+"""The training loop. It sees training videos and their video-level labels, and nothing else."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from tqdm import tqdm
+
+from data.files import aside
+from data.store import FeatureStore
+from data.types import Video
+from mil import checkpoint
+from mil.bags import BagDataset, balanced_batch, collate, read_features
+from mil.config import Config, OptimizerConfig
+from mil.model import Model
+from mil.rundir import RunDir
+
+log = logging.getLogger(__name__)
+
+
+class TrainError(ValueError):
+    """Training cannot start or go on; the message says what was found and what to change."""
+
+
+def fit(
+    config: Config,
+    videos: Sequence[Video],
+    stores: Sequence[FeatureStore],
+    run: RunDir,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Trains a head and writes `run.checkpoint`.
+
+    Args:
+        config: the experiment.
+        videos: training videos only; their events, if any, are taken away before anything else happens.
+        stores: one feature store per modality, in the order in which the head sees them.
+        run: where checkpoints, metrics and the state to resume from go.
+        device: where torch runs.
+        resume: continue from run's last state; on a CPU the result is the same, byte for byte.
+
+    Returns:
+        {"step", "selected_by", "seconds", last losses by name}.
+
+    Raises:
+        TrainError: a test video among `videos`, one class only, a loss that is not finite.
+    """
+    if leaked := [v.id for v in videos if v.split != "train"]:
+        raise TrainError(f"fit takes training videos only, '{leaked[0]}' is of the test split; select them by v.split")
+    videos = [replace(v, events=()) for v in videos]  # labels of whole videos are all that supervision has
+    counts = [sum(v.label == label for v in videos) for label in (0, 1)]
+    if min(counts) == 0:
+        raise TrainError(
+            f"training compares two classes, but the manifest has {counts[0]} normal and {counts[1]} anomalous videos"
+        )
+    held_out = _hold_out(videos, config) if config.select.rule == "val" else []
+    held_ids = {v.id for v in held_out}
+    kept = [v for v in videos if v.id not in held_ids]
+
+    torch.manual_seed(config.seed)
+    bags = BagDataset(kept, stores, config.data.resample, config.data.count)
+    model = Model(config, {s.spec.modality: s.spec.dim for s in stores})
+    for name, scaler in model.scalers.items():
+        scaler.fit(item[name] for item in bags.clips())  # type: ignore[operator]
+    model.to(device)
+    loop = _Loop(config, model, bags, run, stores, device)
+    if held_out:
+        loop.held_out = _clips(held_out, stores)
+        loop.held_labels = np.array([v.label for v in held_out])
+    if resume:
+        loop.restore()
+    return loop.run_all()
+
+
+class _Loop:
+    """State of one training run: what resume.pt holds, and the steps on it."""
+
+    def __init__(
+        self, config: Config, model: Model, bags: BagDataset, run: RunDir, stores: Sequence[FeatureStore], device: str
+    ) -> None:
+        self.config, self.model, self.bags, self.run, self.device = config, model, bags, run, torch.device(device)
+        self.specs = [s.spec for s in stores]
+        self.optimizer = make_optimizer(config.train.optimizer, model.head.parameters())
+        self.average = _copy(model.state_dict()) if config.train.ema else None
+        self.best: dict[str, Tensor] | None = None
+        self.best_value, self.best_step, self.step = -1.0, 0, 0
+        self.held_out: list[dict[str, NDArray[np.float32]]] = []
+        self.held_labels: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def run_all(self) -> dict[str, Any]:
+        train, began = self.config.train, time.monotonic()
+        losses: dict[str, Tensor] = {}
+        self.run.set_status("running")
+        try:
+            for step in tqdm(
+                range(self.step + 1, train.steps + 1), initial=self.step, total=train.steps, disable=None, desc="train"
+            ):
+                losses = self._update(step)
+                self.step = step
+                if step % train.log_every == 0 or step == train.steps:
+                    self._log(step, losses)
+                if self.held_out and (step % self.config.select.every == 0 or step == train.steps):
+                    self._validate(step)
+                if step % train.save_every == 0 and step < train.steps:
+                    self.save()
+        except KeyboardInterrupt:
+            self.save()
+            self.run.set_status("interrupted", step=self.step)
+            raise
+        except TrainError as error:
+            self.run.set_status("failed", step=self.step, reason=str(error))
+            raise
+        weights = self.best if self.best is not None else self._weights()
+        selected_by = self._rule()
+        step = self.best_step if self.best is not None else self.step
+        dims = self.model.dims
+        checkpoint.save(self.run.checkpoint, weights, self.config, dims, self.specs, selected_by=selected_by, step=step)
+        self.save()
+        summary = {"step": step, "selected_by": selected_by, "seconds": round(time.monotonic() - began, 3)}
+        self.run.set_status("done", **summary)
+        return {**summary, "losses": {name: float(value) for name, value in losses.items()}}
+
+    def _update(self, step: int) -> dict[str, Tensor]:
+        config, model = self.config, self.model
+        model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = _rate(config, step)
+        bag = self.bags.bag(balanced_batch(self.bags.labels, config.train.pairs, config.seed, step)).to(self.device)
+        scaled = model.scaled(bag)
+        terms = model.head.loss(model.head(scaled), scaled)
+        total = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if config.train.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.head.parameters(), config.train.clip_norm)
+        self.optimizer.step()
+        if self.average is not None and config.train.ema:
+            # a short memory at first, so that the random start is forgotten
+            decay = min(config.train.ema, step / (step + 10))
+            for name, value in model.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].lerp_(value, 1 - decay)
+                else:
+                    self.average[name].copy_(value)
+        return {**{name: term.detach() for name, term in terms.items()}, "total": total.detach()}
+
+    def _log(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        values = {name: float(value) for name, value in losses.items()}
+        if not np.isfinite(values["total"]):
+            raise TrainError(
+                f"the loss is {values['total']} at step {step} ({values}); lower train.optimizer.lr, or set "
+                "train.clip_norm"
+            )
+        self.run.log(step=step, lr=_rate(self.config, step), **{f"loss/{k}": v for k, v in values.items()})
+
+    def _validate(self, step: int) -> None:
+        """Video-level AUC of the held-out training videos, each scored by its highest clip."""
+        weights, own = self._weights(), _copy(self.model.state_dict())
+        self.model.load_state_dict(weights)
+        best = [float(score_clips(self.model, item, self.device).max()) for item in self.held_out]
+        self.model.load_state_dict(own)
+        value = float(roc_auc_score(self.held_labels, best))
+        self.run.log(step=step, **{"val/video_auc": value})
+        if value > self.best_value:
+            self.best, self.best_value, self.best_step = _copy(weights), value, step
+
+    def _weights(self) -> dict[str, Tensor]:
+        return self.average if self.average is not None else self.model.state_dict()
+
+    def _rule(self) -> str:
+        kind = f", weights averaged (EMA {self.config.train.ema})" if self.average is not None else ""
+        if self.best is None:
+            return f"last step ({self.step}), fixed beforehand{kind}"
+        return (
+            f"best video-level AUC ({self.best_value:.4f}, step {self.best_step} of {self.step}) on "
+            f"{len(self.held_out)} held-out training videos{kind}"
+        )
+
+    def save(self) -> None:
+        """Writes the state to resume from."""
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "best": self.best,
+            "best_value": self.best_value,
+            "best_step": self.best_step,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        with aside(self.run.root / "resume.pt") as temporary:
+            torch.save(state, temporary)
+
+    def restore(self) -> None:
+        """Goes back to the last state, or starts at the beginning when the run had none yet."""
+        path = self.run.root / "resume.pt"
+        if not path.is_file():
+            self.run.keep_metrics(0)
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average, self.best = state["average"], state["best"]
+        self.best_value, self.best_step = state["best_value"], state["best_step"]
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([r.cpu() for r in state["cuda_rng"]])
+        self.run.keep_metrics(self.step)
+
+
+@torch.no_grad()
+def score_clips(model: Model, features: Mapping[str, NDArray[np.float32]], device: torch.device) -> NDArray[np.float64]:
+    """Scores of every clip of one video; {modality: (K, N, D_m)} -> (N,) float64. Nothing is resampled."""
+    model.eval()
+    bag = collate([features], np.zeros(1, np.int64)).to(device)
+    return np.asarray(model(bag).scores[0].double().cpu().numpy(), dtype=np.float64)
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Any) -> torch.optim.Optimizer:
+    """The optimizer a recipe names."""
+    kinds: dict[str, Any] = {
+        "adagrad": torch.optim.Adagrad,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "sgd": torch.optim.SGD,
+    }
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.name == "sgd":
+        options["momentum"] = config.momentum
+    elif config.eps is not None:
+        options["eps"] = config.eps
+    return kinds[config.name](parameters, **options)  # type: ignore[no-any-return]
+
+
+def load_videos(videos: Sequence[Video], stores: Sequence[FeatureStore], *, allow_missing: bool = False) -> list[Video]:
+    """The videos that have features in every store. Raises TrainError naming those that have not, unless allowed."""
+    missing = {i for store in stores for i in store.missing(v.id for v in videos)}
+    if missing and not allow_missing:
+        raise TrainError(
+            f"{len(missing)} of {len(videos)} videos have no features, e.g. '{min(missing)}'; extract them "
+            "(failures.jsonl in the store says what went wrong), take them out of the manifest, or pass --allow-missing"
+        )
+    if missing:
+        log.warning(
+            "%d of %d videos have no features and are left out: %s",
+            len(missing),
+            len(videos),
+            ", ".join(sorted(missing)[:5]),
+        )
+    return [v for v in videos if v.id not in missing]
+
+
+def open_stores(roots: Sequence[Path]) -> list[FeatureStore]:
+    """Opens one store per modality."""
+    return [FeatureStore(root) for root in roots]
+
+
+def _clips(videos: Sequence[Video], stores: Sequence[FeatureStore]) -> list[dict[str, NDArray[np.float32]]]:
+    return [read_features(stores, v.id)[0] for v in videos]
+
+
+def _hold_out(videos: Sequence[Video], config: Config) -> list[Video]:
+    """A share of each class, at least one video, drawn by the seed; every class must keep one."""
+    rng = np.random.default_rng([config.seed, 2**31])
+    held: list[Video] = []
+    for label in (0, 1):
+        group = [v for v in videos if v.label == label]
+        if len(group) < 2:
+            raise TrainError(
+                f"select.rule=val needs two videos of each class, found {len(group)} of label {label}; use rule=last"
+            )
+        count = min(max(round(config.select.fraction * len(group)), 1), len(group) - 1)
+        held += [group[i] for i in rng.permutation(len(group))[:count]]
+    return held
+
+
+def _rate(config: Config, step: int) -> float:
+    train, lr = config.train, config.train.optimizer.lr
+    if train.lr_schedule == "cosine":
+        return float(lr * 0.5 * (1 + np.cos(np.pi * (step - 1) / train.steps)))
+    if train.lr_schedule == "milestones":
+        return float(lr * train.gamma ** sum(step > m for m in train.milestones))
+    return lr
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
