@@ -17,7 +17,7 @@ def aside(final: Path) -> Iterator[Path]:
     The folder must exist. Whoever sees `final` sees all of it. After SIGKILL a temporary file may stay behind under a
     name that starts with a dot; `sweep` removes those.
     """
-    temporary = final.parent / f".{final.name[:160]}.{_host()}.{os.getpid()}.tmp"
+    temporary = temporary_name(final)
     try:
         yield temporary
         sync(temporary)
@@ -26,6 +26,11 @@ def aside(final: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync(final.parent)  # the name itself must survive a power cut
+
+
+def temporary_name(final: Path) -> Path:
+    """Where this process writes `final` until it is whole: a hidden name that says whose it is, for `sweep`."""
+    return final.parent / f".{final.name[:160]}.{_host()}.{os.getpid()}.tmp"
 
 
 def write_text(final: Path, text: str) -> None:

@@ -108,8 +108,12 @@ class ClipGrid:
         last = np.minimum(frames // self.stride, len(self) - 1)  # the latest clip that starts at or before the frame
         first = np.maximum(-(-(frames - self.extent + 1) // self.stride), 0)  # the earliest one that still covers it
         first = np.minimum(first, last)  # uncovered frames: the clip before them alone
-        total = scores[first]
+        total, low, high = scores[first], scores[first], scores[first]
         for offset in range(1, int((last - first).max()) + 1):
             inside = first + offset <= last
-            total[inside] += scores[(first + offset)[inside]]
-        return np.asarray(total / (last - first + 1), dtype=np.float64)
+            more = scores[(first + offset)[inside]]
+            total[inside] += more
+            low[inside] = np.minimum(low[inside], more)
+            high[inside] = np.maximum(high[inside], more)
+        # three times 0.1 is not 0.3: unclipped, a constant's mean would depend on how many clips cover the frame
+        return np.asarray(np.clip(total / (last - first + 1), low, high), dtype=np.float64)

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data.files import write_text
@@ -24,13 +24,16 @@ class ManifestError(ValueError):
 
 
 def write(path: Path, videos: Iterable[Video]) -> None:
-    """Writes the manifest, aside and then in one step. Paths inside its folder are stored relative to it."""
+    """Writes the manifest, aside and then in one step. Paths inside its folder are stored relative to it.
+
+    A relative `Video.path` is relative to the working directory, as for any program.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     folder = path.resolve().parent
     for v in videos:
-        file = Path(v.path)
+        file = Path(os.path.abspath(v.path))
         if v.path and file.is_relative_to(folder):
             file = file.relative_to(folder)
         writer.writerow(
@@ -65,7 +68,7 @@ def read(path: Path) -> tuple[Video, ...]:
     videos: list[Video] = []
     faults: list[str] = []
     lines: dict[str, int] = {}
-    for row in rows:
+    for row in _rows(rows, path):
         try:
             video = _video(row, path.resolve().parent)
         except (ValueError, AttributeError) as error:
@@ -94,11 +97,18 @@ def digest(videos: Sequence[Video]) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
+def _rows(rows: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str | None]]:
+    try:
+        yield from rows
+    except csv.Error as error:  # a quote that is never closed makes the rest of the file one cell
+        raise ManifestError(f"{path}, line {rows.line_num}: {error}; is a quote left open?") from error
+
+
 def _video(row: dict[str, str | None], folder: Path) -> Video:
     if None in row:
         raise ValueError("more cells than columns; quote cells that hold commas")
     cell = {name: (value or "").strip() for name, value in row.items()}
-    path = cell.get("path", "")
+    path = row.get("path") or ""  # as it is: folders may begin or end with a space
     return Video(
         id=row["id"] or "",
         path=os.path.normpath(folder / path) if path else "",

@@ -1,7 +1,9 @@
 """The one registry of wsvad: heads, backbones and datasets are found by name, and adding one is one file."""
 
+import hashlib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
@@ -90,7 +92,8 @@ def load_plugin(path: Path) -> None:
     path = path.resolve()
     if not path.is_file():
         raise FileNotFoundError(f"no plugin file {path}; --plugin takes the path of a .py file")
-    name = f"wsvad_plugin_{path.stem}"
+    # by its whole path: two plugins of one file name, in two folders, are two
+    name = f"wsvad_plugin_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)
@@ -98,7 +101,11 @@ def load_plugin(path: Path) -> None:
         raise FileNotFoundError(f"{path} is not a Python file; --plugin takes the path of a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # or the next call would take half a module for the whole
+        raise
 
 
 def _origin(item: object) -> str:

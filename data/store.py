@@ -23,8 +23,9 @@ from urllib.parse import quote
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
-from data.files import aside, sweep, sync
+from data.files import aside, sweep, sync, temporary_name
 from data.grid import ClipGrid
 from data.types import FeatureSpec, VideoFeatures
 
@@ -66,7 +67,8 @@ class FeatureStore:
         if not file.is_file():
             if spec is None:
                 raise StoreError(f"no feature store at {self.root}; make one: wsvad extract MANIFEST --out {self.root}")
-            if self.root.is_dir() and any(not p.name.startswith(".") for p in self.root.iterdir()):
+            strangers = self.root.is_dir() and any(not p.name.startswith(".") for p in self.root.iterdir())
+            if strangers and not file.is_file():  # asked again: another worker may have made the store meanwhile
                 raise StoreError(f"{self.root} is not empty and no feature store; choose another folder for --out")
             self._create(file, spec)
         self.spec = _read_spec(file)
@@ -91,7 +93,11 @@ class FeatureStore:
 
     def ids(self) -> list[str]:
         """The ids of all videos in the store, sorted. Opens every file; raises StoreError on one that is damaged."""
-        return sorted(str(_attributes(p)["video"]) for p in self.files())
+        found: list[str] = []
+        for path in self.files():
+            with _opened(path) as (_, attributes):
+                found.append(str(attributes["video"]))
+        return sorted(found)
 
     def files(self) -> list[Path]:
         """The files of all videos, sorted by path."""
@@ -169,8 +175,8 @@ class FeatureStore:
         path = self.path(video_id)
         if not path.is_file():
             raise StoreError(f"no features of '{video_id}' in {self.root}; extract again, it does what is missing")
-        found = _attributes(path)
-        return _grid(found), found["fps"] or None
+        with _opened(path) as (_, found):
+            return _grid(found), float(found["fps"]) or None
 
     def verify(self) -> StoreReport:
         """Opens and checks every file: readable, complete, of this store's spec, right name, right crc32, finite."""
@@ -182,7 +188,7 @@ class FeatureStore:
                 features = _load(path, None, self._digest, check=True)
                 if self.path(features.video_id) != path:
                     raise StoreError(f"{path} holds '{features.video_id}', which belongs elsewhere; delete it")
-            except (StoreError, ValueError) as error:
+            except StoreError as error:
                 bad.append(str(error))
                 continue
             good.append(features.video_id)
@@ -222,17 +228,17 @@ class FeatureStore:
 
     def _create(self, file: Path, spec: FeatureSpec) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        temporary = self.root / f".spec.{os.getpid()}.tmp"
-        temporary.write_text(
-            json.dumps({"format": FORMAT, "id": spec.id, "spec": json.loads(spec.to_json())}, indent=2)
-        )
-        sync(temporary)
+        temporary = temporary_name(file)
         try:
+            temporary.write_text(
+                json.dumps({"format": FORMAT, "id": spec.id, "spec": json.loads(spec.to_json())}, indent=2)
+            )
+            sync(temporary)
             os.link(temporary, file)  # unlike replace, fails when another worker created the store first
         except FileExistsError:
             pass
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         sync(self.root)
 
     def _check_fits(self, features: VideoFeatures) -> None:
@@ -251,29 +257,28 @@ class FeatureStore:
     def _write_file(self, path: Path, features: VideoFeatures) -> None:
         x = np.ascontiguousarray(features.x)
         grid = features.grid
+        said = {
+            "format": FORMAT,
+            "video": features.video_id,
+            "spec": self.spec.to_json(),
+            "spec_digest": self._digest,
+            "num_frames": grid.num_frames,
+            "fps": float(features.fps or 0.0),
+            "clip_len": grid.clip_len,
+            "stride": grid.stride,
+            "step": grid.step,
+            "tail": grid.tail,
+            "count": -1 if grid.count is None else grid.count,
+            "crops": json.dumps(features.crops),
+            "source_bytes": features.source_bytes,
+        }
         # v110: files that HDF5 1.10 and everything since can read
         with h5py.File(path, "w", libver=("earliest", "v110")) as file:
             # contiguous and uncompressed: gzip reads 40 times slower for 36 % less disk
             file.create_dataset("features", data=x, track_times=False)
-            file.attrs.update(
-                {
-                    "format": FORMAT,
-                    "video": features.video_id,
-                    "spec": self.spec.to_json(),
-                    "spec_digest": self._digest,
-                    "num_frames": grid.num_frames,
-                    "fps": features.fps or 0.0,
-                    "clip_len": grid.clip_len,
-                    "stride": grid.stride,
-                    "step": grid.step,
-                    "tail": grid.tail,
-                    "count": -1 if grid.count is None else grid.count,
-                    "crops": json.dumps(features.crops),
-                    "source_bytes": features.source_bytes,
-                    "crc32": zlib.crc32(x.data.cast("B")),
-                    "complete": True,  # written last
-                }
-            )
+            file.attrs.update(said)
+            file.attrs["crc32"] = _checksum(x, said)
+            file.attrs["complete"] = True  # written last
 
 
 def file_name(video_id: str) -> str:
@@ -301,23 +306,28 @@ def _spec_digest(spec: FeatureSpec) -> str:
     return hashlib.sha256(spec.to_json().encode()).hexdigest()
 
 
-def _open(path: Path) -> h5py.File:
+def _checksum(x: NDArray[Any], said: dict[str, Any]) -> int:
+    """crc32 over the numbers and over what is said about them: HDF5 notices a flipped bit in neither."""
+    attributes = ((k, v) for k, v in sorted(said.items()) if k not in ("crc32", "complete"))
+    text = "\n".join(f"{k}={v.item() if isinstance(v, np.generic) else v}" for k, v in attributes)
+    return zlib.crc32(text.encode(), zlib.crc32(np.ascontiguousarray(x).data.cast("B")))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
+    """A video's file and its attributes; whatever h5py raises on a damaged one, also while the block reads it, becomes
+    StoreError."""
     try:
         # immutable files need no HDF5 lock, and read-only or network mounts may not offer one
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read as HDF5 ({error}); delete it and extract again") from error
-
-
-def _attributes(path: Path) -> dict[str, Any]:
-    with _open(path) as file:
-        try:
+        with h5py.File(path, "r", locking=False) as file:
             found = dict(file.attrs)
-        except OSError as error:
-            raise StoreError(f"{path} is damaged ({error}); delete it and extract again") from error
-    if found.get("format") != FORMAT:
-        raise StoreError(f"{path} is of format {found.get('format')}, this wsvad reads {FORMAT}; upgrade wsvad")
-    return found
+            if found["format"] != FORMAT:
+                raise StoreError(f"{path} is of format {found['format']}, this wsvad reads {FORMAT}; upgrade wsvad")
+            yield file, found
+    except StoreError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it and extract again") from error
 
 
 def _grid(found: dict[str, Any]) -> ClipGrid:
@@ -328,23 +338,16 @@ def _grid(found: dict[str, Any]) -> ClipGrid:
 
 def _load(path: Path, video_id: str | None, digest: str, *, check: bool) -> VideoFeatures:
     remedy = "delete it and extract again"
-    with _open(path) as file:
-        try:
-            found = dict(file.attrs)
-            if found.get("format") != FORMAT:
-                raise StoreError(f"{path} is of format {found.get('format')}, this wsvad reads {FORMAT}; upgrade wsvad")
-            if not found.get("complete"):
-                raise StoreError(f"{path} was never completed; {remedy}")
-            x = file["features"][()]
-            grid, crops = _grid(found), tuple(json.loads(found["crops"]))
-            fps, source_bytes, stored_id = float(found["fps"]), int(found["source_bytes"]), str(found["video"])
-            crc32, stored_digest = int(found["crc32"]), str(found["spec_digest"])
-        except (OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-            raise StoreError(f"{path} is damaged ({error}); {remedy}") from error
-    if video_id is not None and stored_id != video_id:
-        raise StoreError(f"{path} holds '{stored_id}', not '{video_id}'; {remedy}")
-    if stored_digest != digest:
-        raise StoreError(f"{path} was made with another spec than its store's; {remedy}")
-    if check and zlib.crc32(np.ascontiguousarray(x).data.cast("B")) != crc32:
-        raise StoreError(f"{path} is damaged (crc32 differs); {remedy}")
-    return VideoFeatures(stored_id, x, grid, fps or None, crops, source_bytes)
+    with _opened(path) as (file, found):
+        if not found.get("complete"):
+            raise StoreError(f"{path} was never completed; {remedy}")
+        stored_id = str(found["video"])
+        if video_id is not None and stored_id != video_id:
+            raise StoreError(f"{path} holds '{stored_id}', not '{video_id}'; {remedy}")
+        if found["spec_digest"] != digest:
+            raise StoreError(f"{path} was made with another spec than its store's; {remedy}")
+        x = file["features"][()]
+        if check and _checksum(x, found) != int(found["crc32"]):
+            raise StoreError(f"{path} is damaged (crc32 differs); {remedy}")
+        fps, crops = float(found["fps"]) or None, tuple(json.loads(found["crops"]))
+        return VideoFeatures(stored_id, x, _grid(found), fps, crops, int(found["source_bytes"]))

@@ -17,7 +17,7 @@ from data.grid import ClipGrid
 
 SPLITS = ("train", "test")
 MODALITIES = ("rgb", "flow", "audio", "text")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # surrogates: a file name that is no UTF-8
 _KIND = re.compile(r"[^\s;:|,]+")
 
 
@@ -65,7 +65,8 @@ class Video:
     def __post_init__(self) -> None:
         if not self.id or self.id != self.id.strip() or _CONTROL.search(self.id):
             raise ValueError(
-                f"a video id is non-empty, without control characters or spaces around it, got {self.id!r}"
+                "a video id is non-empty UTF-8, without control characters or spaces around it, "
+                f"got {self.id!r}; rename it"
             )
         if self.split not in SPLITS:
             raise ValueError(f"{self.id}: split must be {' or '.join(SPLITS)}, got '{self.split}'")
@@ -170,6 +171,10 @@ class FeatureSpec:
             raise ValueError(f"features are stored as float16 or float32, got '{self.dtype}'")
         if self.dim < 1 or not self.crops or len(set(self.crops)) != len(self.crops):
             raise ValueError(f"a spec needs dim >= 1 and distinct crop names, got dim={self.dim}, crops={self.crops}")
+        for name in ("mean", "std"):  # 127 and 127.0 are equal, and must be the same text, hash and id
+            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+        if self.fps is not None:
+            object.__setattr__(self, "fps", float(self.fps))
         self.grid(1)  # raises on impossible lengths
 
     def grid(self, num_frames: int, count: int | None = None) -> ClipGrid:

@@ -44,7 +44,7 @@ class VideoReader:
         path: a local video file.
         resize: "none"; "160x120:area", width x height; or "short120:area", the short side with the aspect kept.
             Filters: area, bilinear, bicubic, fast_bilinear.
-        color: "rgb", "bgr" or "gray" (the luma plane).
+        color: "rgb", "bgr" or "gray" (luma, at the full range 0..255 as in RGB).
 
     A rotation in the file's metadata is applied, as a player does, before resizing rules are read.
     After the last frame `num_frames` is exact and `notes` says what is unusual about the file.
@@ -104,8 +104,11 @@ class VideoReader:
             raise self._damaged(f"decoding stops after {self.num_frames} frames ({_reason(error)})") from error
         if self.num_frames == 0:
             raise self._damaged("no frame can be decoded")
-        if packets < self._stream.frames:
-            raise self._damaged(f"truncated: {packets} of {self._stream.frames} frames are in the file")
+        # the index leaves out what an edit list cuts away (a clip trimmed on a phone); the count in the header does not
+        index = getattr(self._stream, "index_entries", None)
+        wanted = self._stream.frames if index is None else min(self._stream.frames, len(index))
+        if packets < wanted:
+            raise self._damaged(f"truncated: {packets} of {wanted} frames are in the file")
 
     def _damaged(self, reason: str) -> DecodeError:
         return DecodeError(

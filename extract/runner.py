@@ -156,6 +156,8 @@ def extract_all(
     index, count = shard
     if not 1 <= index <= count:
         raise ValueError(f"--shard I/N counts from 1: 1/{count} to {count}/{count}, got {index}/{count}")
+    for plugin in plugins:
+        load_plugin(plugin)
     net = create(backbone, **(options or {}))
     store = FeatureStore(root, net.spec)
     store.sweep()
@@ -226,7 +228,7 @@ def _run_workers(todo: Sequence[Video], job: _Job, workers: int) -> Iterator[_Ou
                 worker = pool[pipe]  # type: ignore[index]
                 try:
                     outcome: _Outcome = worker.pipe.recv()
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):  # OSError: it died in the middle of a message
                     worker.process.join()
                     code = worker.process.exitcode
                     outcome = _Outcome(
@@ -290,7 +292,7 @@ def _work(job: _Job, pipe: "Connection[_Outcome, Video]") -> None:
     while True:
         try:
             video = pipe.recv()
-        except EOFError:  # the parent closed the pipe, or was killed: what is in the store stays, the next run goes on
+        except (EOFError, OSError):  # the parent closed the pipe, or was killed: the next run goes on from the store
             return
         try:
             pipe.send(_one(video, store, backbone, job.batch))

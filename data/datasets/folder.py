@@ -59,6 +59,7 @@ def _video(root: Path, stem: str, file: Path, annotation: Annotation | None, tes
         raise ValueError("is in no folder called normal or anomalous; move it into one of the two")
     label = int(kinds[0] in _ANOMALOUS)
     below = file.relative_to(root).parts[parts.index(kinds[0]) + 1 : -1]
+    below = tuple(p for p in below if p.lower() not in ("train", "test"))
     classes = (re.sub(r"[\s;:|,]+", "_", below[0]),) if label and below else ()
     splits = [p for p in parts if p in ("train", "test")]
     events = annotation.events if annotation else ()
@@ -76,7 +77,7 @@ def _video(root: Path, stem: str, file: Path, annotation: Annotation | None, tes
 
 
 def _fraction(name: str) -> float:
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
+    return int(hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8], 16) / 2**32
 
 
 def _check_manifest(path: Path) -> DatasetIndex:

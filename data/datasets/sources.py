@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +23,35 @@ def find_videos(root: Path) -> dict[str, list[Path]]:
         if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file():
             found[path.name[: -len(path.suffix)]].append(path)
     return dict(found)
+
+
+FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
+
+
+def find_frame_folders(root: Path) -> dict[str, list[Path]]:
+    """Folders below `root` that hold the frames of a video as pictures, by their name."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for folder in sorted({p.parent for p in root.rglob("*") if p.suffix.lower() in FRAME_SUFFIXES}):
+        if not folder.name.startswith("."):
+            found[folder.name].append(folder)
+    return dict(found)
+
+
+def one_file(files: Mapping[str, list[Path]], stem: str, entry: str) -> Path:
+    """The file that a list's entry means. Several of that stem: the one whose folders end as the entry's do.
+
+    Raises ValueError when there is none, or more than one.
+    """
+    matches = files.get(stem, [])
+    if not matches:
+        raise ValueError(f"no video file for '{entry}'; download it, or take the line out of the list")
+    if len(matches) > 1:
+        parts = tuple(p for p in re.split(r"[\\/]", entry) if p)
+        exact = [f for f in matches if f.parts[-len(parts) :] == parts]
+        if len(exact) != 1:
+            raise ValueError(f"{len(matches)} files for '{entry}': {matches[0]} and {matches[1]}; keep one")
+        return exact[0]
+    return matches[0]
 
 
 def find_list(folders: Iterable[Path], pattern: str) -> Path | None:

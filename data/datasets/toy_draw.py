@@ -35,7 +35,7 @@ class Pose(NamedTuple):
 
 
 class Sprite(NamedTuple):
-    """One thing in one frame: its ground point (x, y), a person's height at that depth, and where it faces (+1 right)."""
+    """One thing in one frame: its ground point (x, y), a person's height at that depth, where it faces (+1 right)."""
 
     kind: str  # "person", "bicycle" or "car"
     x: float
@@ -58,7 +58,7 @@ class Place(NamedTuple):
     def height_at(self, y: float) -> float:
         """Pixels a person is tall who stands at y."""
         rows = self.background.shape[0]
-        return rows * (0.17 + 0.20 * (y - self.horizon) / (rows - self.horizon))
+        return rows * (0.24 + 0.20 * (y - self.horizon) / (rows - self.horizon))
 
 
 def make_place(rng: np.random.Generator, size: tuple[int, int]) -> Place:

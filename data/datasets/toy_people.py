@@ -159,7 +159,7 @@ class Person:
             limbs = self.rng.uniform(
                 (-0.3, 0.4, 0.0, 0.4, 0.0, -0.4, 0.0, -0.4, 0.0), (0.4, 3, 1.6, 3, 1.6, 1.3, 1.6, 1.3, 1.6)
             )
-            self.target = Pose(*(float(v) for v in limbs), 1.5 + self.rng.uniform(-0.3, 0.25), 0.0)
+            self.target = Pose(*limbs.tolist())._replace(tilt=1.5 + self.rng.uniform(-0.3, 0.25))
         up = left_s < 0.5
         target = Pose(lean=0.5) if up else self.target
         tilt = self.pose.tilt + ((0.0 if up else self.target.tilt) - self.pose.tilt) * (1 - exp(-seconds / 0.16))

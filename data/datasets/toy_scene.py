@@ -135,13 +135,13 @@ def _meetings(
         return Meeting(start, stop, (first, second), *guide.somewhere())
 
     before_fights = [arrange(max(0, e.start - int(3 * fps)), e.start) for e in events if e.kind == "fight"]
-    harmless = []
+    harmless: list[Meeting] = []
     for _ in range(2):
         start = int(rng.integers(0, num_frames))
         stop = min(num_frames, start + int(rng.uniform(3.0, 5.0) * fps))
-        if all(stop <= m.start or m.stop <= start for m in before_fights + harmless):
-            if all(stop != e.start for e in events):  # _cast finds the fighters by the end of their talk
-                harmless.append(arrange(start, stop))
+        free = all(stop <= m.start or m.stop <= start for m in before_fights + harmless)
+        if free and all(stop != e.start for e in events):  # _cast finds the fighters by the end of their talk
+            harmless.append(arrange(start, stop))
     return before_fights + harmless
 
 

@@ -37,13 +37,13 @@ def write_video(
     bitexact: bool = True,
     options: Mapping[str, str] | None = None,
 ) -> int:
-    """Encodes RGB frames (H, W, 3) uint8 at a constant rate, and mono sound (S,) in [-1, 1]; returns the frames written.
+    """Encodes RGB frames (H, W, 3) uint8 at a constant rate, and mono sound (S,) in [-1, 1]; returns their number.
 
     The file appears under its name only when it is complete. The container follows from the suffix.
     crf: 0 is lossless in `pix_fmt`; for pictures that decode to exactly the given RGB, use codec="libx264rgb",
     pix_fmt="rgb24", crf=0. crf and preset None: not passed on, for codecs that have no such option.
     gop: frames between key frames (the encoder's default when None). bitexact: no dates and one thread, so that the
-    same frames give the same bytes on the same machine. Odd sizes need a pix_fmt without chroma subsampling, as yuv444p.
+    same frames give the same bytes on the same machine. Odd sizes need a pix_fmt without subsampled chroma: yuv444p.
     """
     import av
 

@@ -36,25 +36,27 @@ def load(root: Path, *, lists: Path | None = None) -> DatasetIndex:
     files = find_videos(root)
     by_canonical = {_canonical(stem): stem for stem in files}
     videos: dict[str, Video] = {}
+    listed: set[str] = set()
     for split, path in (("train", train), ("test", test)):
         for number, entry in lines_of(path):
             where = f"{path.name}:{number}"
             name = base_name(entry)
-            if name in videos:
-                problems.append(f"{where}: '{name}' is listed already, in {videos[name].split}; keep one line")
+            key = _canonical(name)
+            listed.add(key)
+            if key in videos:
+                problems.append(f"{where}: '{name}' is listed already, in {videos[key].split}; keep one line")
                 continue
-            stem = name if name in files else by_canonical.get(_canonical(name), name)
+            stem = name if name in files else by_canonical.get(key, name)
             file = _choose(files.get(stem, []), entry)
             if isinstance(file, str):
                 problems.append(f"{where}: {file}")
                 continue
             try:
-                videos[name] = _video(name, entry, file, split, by_number.get(_canonical(name)))
+                videos[key] = _video(name, entry, file, split, by_number.get(key))
             except ValueError as error:
                 problems.append(f"{where}: {error}")
-    known = {_canonical(name) for name in videos}
-    notes = [f"{spans.name}: '{n}' is in neither list, ignored" for n in annotations if _canonical(n) not in known]
-    unlisted = [s for s in files if _canonical(s) not in known]
+    notes = [f"{spans.name}: '{n}' is in neither list, ignored" for n in annotations if _canonical(n) not in listed]
+    unlisted = [s for s in files if _canonical(s) not in listed]
     if unlisted:
         notes.append(f"{len(unlisted)} files below {root} are in neither list, ignored, e.g. {files[unlisted[0]][0]}")
     return DatasetIndex(tuple(videos.values()), tuple(problems), tuple(notes))

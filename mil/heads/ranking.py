@@ -23,7 +23,8 @@ class RankingHead(Head):
         dropout: after each hidden layer.
         smooth, sparse: weights of the two regularisers (equation 7: 8e-5 each).
         l2: weight of the squared kernels (equation 8; the paper says 0.01, the code 0.001).
-        topk: an anomalous video stands for the mean of its k highest scores; 1 is the paper's maximum (equation 4).
+        topk: a video, of either class, stands for the mean of its k highest scores; 1 is the paper's maximum
+            (equation 4), which on few and short videos learns from single outliers.
         as_published: sums over anomalous videos where the default takes means, as the authors' code does. The loss
             grows by the number of anomalous videos in the batch, against an unchanged `l2`.
         deepmil: the widely used I3D port: ReLU after the second layer too, dropout after the sigmoid as well, the i-th
@@ -75,7 +76,7 @@ class RankingHead(Head):
             found = f"{int(high.sum())} anomalous and {int(low.sum())} normal videos"
             raise ValueError(f"ranking compares two classes, this batch has {found}; use the balanced sampler")
         best = topk_mean(out.scores, bag.mask, self.topk)  # (B,)
-        rank = hinge(best[high], topk_mean(out.scores, bag.mask, 1)[low], paired=self.deepmil)
+        rank = hinge(best[high], best[low], paired=self.deepmil)
         scale = int(high.sum()) if self.as_published else 1
         terms = {
             "rank": scale * rank.mean(),
