@@ -66,6 +66,11 @@ def sweep(folder: Path) -> int:
     return removed
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _host() -> str:
     return socket.gethostname().replace(".", "-")
 

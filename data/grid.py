@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-TAILS = ("drop", "drop_one", "repeat", "loop", "given")
+TAILS = ("drop", "drop_one", "repeat", "loop", "given", "equal")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class ClipGrid:
             `repeat`: one more clip, filled by repeating the last frame (T = ceil(F/16)).
             `loop`: one more clip, filled by looping its own frames (T = ceil(F/16)).
             `given`: exactly `count` clips, for features someone else made by a rule of their own.
-        count: N for `given`, None for the rules that compute it.
+            `equal`: the video in `count` equal parts, whatever `clip_len` and `stride` say: features that are
+            published as 32 segments. Part i covers [floor(i F / N), floor((i + 1) F / N)), at least one frame.
+        count: N for `given` and `equal`, None for the rules that compute it.
         step: frames from one shown frame to the next; a clip covers `clip_len * step` frames.
 
     A video shorter than one clip has one clip all the same, filled as `repeat` does for the dropping rules, because
@@ -45,9 +47,14 @@ class ClipGrid:
                 raise ValueError(f"ClipGrid.{name} must be at least 1, got {getattr(self, name)}")
         if self.tail not in TAILS:
             raise ValueError(f"ClipGrid.tail must be one of {', '.join(TAILS)}, got '{self.tail}'")
-        if (self.tail == "given") != (self.count is not None):
-            raise ValueError(f"ClipGrid.count goes with tail='given' alone, got tail='{self.tail}', count={self.count}")
-        if self.count is not None and not 1 <= self.count <= -(-self.num_frames // self.stride):
+        if (self.tail in ("given", "equal")) != (self.count is not None):
+            raise ValueError(
+                f"ClipGrid.count goes with tail='given' or 'equal' alone, got tail='{self.tail}', count={self.count}"
+            )
+        if self.tail == "equal":
+            if self.count is not None and self.count < 1:
+                raise ValueError(f"a video is cut in at least 1 part, got {self.count}")
+        elif self.count is not None and not 1 <= self.count <= -(-self.num_frames // self.stride):
             most = -(-self.num_frames // self.stride)
             raise ValueError(
                 f"a video of {self.num_frames} frames holds 1 to {most} clips at stride {self.stride}, got {self.count}"
@@ -72,13 +79,18 @@ class ClipGrid:
     @property
     def starts(self) -> NDArray[np.int64]:
         """First frame of each clip, (N,)."""
-        return np.arange(len(self), dtype=np.int64) * self.stride
+        parts = np.arange(len(self), dtype=np.int64)
+        return parts * self.num_frames // len(self) if self.tail == "equal" else parts * self.stride
 
     @property
     def spans(self) -> NDArray[np.int64]:
         """Frames of the video that each clip covers, (N, 2) half-open, cut at the end of the video."""
         starts = self.starts
-        return np.stack([starts, np.minimum(starts + self.extent, self.num_frames)], axis=1)
+        if self.tail == "equal":  # a video shorter than its parts: several show the same frame
+            stops = np.maximum(np.append(starts[1:], self.num_frames), starts + 1)
+        else:
+            stops = np.minimum(starts + self.extent, self.num_frames)
+        return np.stack([starts, stops], axis=1)
 
     def frame_indices(self, clip: int) -> NDArray[np.int64]:
         """The frames shown to the backbone for clip `clip`, (clip_len,), with the tail filled by its rule.
@@ -87,6 +99,8 @@ class ClipGrid:
         """
         if not 0 <= clip < len(self):
             raise IndexError(f"clip {clip} of a grid of {len(self)} clips")
+        if self.tail == "equal":
+            raise ValueError("the frames of an equal part are not known: somebody else pooled them")
         start = clip * self.stride
         wanted = start + np.arange(self.clip_len, dtype=np.int64) * self.step
         if self.tail == "loop":
@@ -105,6 +119,8 @@ class ClipGrid:
         if scores.shape != (len(self),):
             raise ValueError(f"scores must be ({len(self)},), one per clip of the grid, got {scores.shape}")
         frames = np.arange(self.num_frames)
+        if self.tail == "equal":
+            return np.asarray(scores[np.searchsorted(self.starts, frames, side="right") - 1], dtype=np.float64)
         last = np.minimum(frames // self.stride, len(self) - 1)  # the latest clip that starts at or before the frame
         first = np.maximum(-(-(frames - self.extent + 1) // self.stride), 0)  # the earliest one that still covers it
         first = np.minimum(first, last)  # uncovered frames: the clip before them alone

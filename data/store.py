@@ -271,6 +271,7 @@ class FeatureStore:
             "count": -1 if grid.count is None else grid.count,
             "crops": json.dumps(features.crops),
             "source_bytes": features.source_bytes,
+            "length_from": features.length_from,
         }
         # v110: files that HDF5 1.10 and everything since can read
         with h5py.File(path, "w", libver=("earliest", "v110")) as file:
@@ -350,4 +351,5 @@ def _load(path: Path, video_id: str | None, digest: str, *, check: bool) -> Vide
         if check and _checksum(x, found) != int(found["crc32"]):
             raise StoreError(f"{path} is damaged (crc32 differs); {remedy}")
         fps, crops = float(found["fps"]) or None, tuple(json.loads(found["crops"]))
-        return VideoFeatures(stored_id, x, _grid(found), fps, crops, int(found["source_bytes"]))
+        size, length_from = int(found["source_bytes"]), str(found["length_from"])
+        return VideoFeatures(stored_id, x, _grid(found), fps, crops, size, length_from)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data.grid import ClipGrid
 
 SPLITS = ("train", "test")
+LENGTHS = ("decoded", "manifest", "features")
 MODALITIES = ("rgb", "flow", "audio", "text")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # surrogates: a file name that is no UTF-8
 _KIND = re.compile(r"[^\s;:|,]+")
@@ -178,8 +179,8 @@ class FeatureSpec:
         self.grid(1)  # raises on impossible lengths
 
     def grid(self, num_frames: int, count: int | None = None) -> ClipGrid:
-        """The clips of a video of that length; `count` for imported features, whose tail is "given"."""
-        if self.tail == "given" and count is None:
+        """The clips of a video of that length; `count` for imported features, whose tail is "given" or "equal"."""
+        if self.tail in ("given", "equal") and count is None:
             count = 1
         return ClipGrid(num_frames, self.clip_len, self.stride, self.tail, count, self.step)
 
@@ -235,6 +236,8 @@ class VideoFeatures:
         fps: frames per second of the video, None where unknown.
         crops: K names in order.
         source_bytes: size of the video file, 0 where unknown: a cheap check that the file is still the same.
+        length_from: where `grid.num_frames` comes from: "decoded"; "manifest", for imported features of a video whose
+            length is known; or "features", when it is no more than the clips' own extent.
 
     Raises ValueError naming the video when shapes disagree or a value is NaN or infinite.
     """
@@ -245,8 +248,11 @@ class VideoFeatures:
     fps: float | None = None
     crops: tuple[str, ...] = ("full",)
     source_bytes: int = 0
+    length_from: str = "decoded"
 
     def __post_init__(self) -> None:
+        if self.length_from not in LENGTHS:
+            raise ValueError(f"{self.video_id}: length_from is one of {', '.join(LENGTHS)}, got '{self.length_from}'")
         if self.x.ndim != 3 or self.x.dtype not in (np.float16, np.float32):
             raise ValueError(
                 f"{self.video_id}: x must be (K, N, D) float16 or float32, got {self.x.shape} {self.x.dtype}"

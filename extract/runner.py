@@ -7,7 +7,6 @@ on one machine or on many. What is in the store is complete; a rerun does what i
 import contextlib
 import logging
 import multiprocessing
-import os
 import queue
 import signal
 import threading
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from data.files import cores
 from data.registry import load_plugin
 from data.store import FeatureStore
 from data.types import Video, VideoFeatures
@@ -164,9 +164,8 @@ def extract_all(
     mine = list(videos)[index - 1 :: count]
     todo = [v for v in mine if v.id not in store]
     report = ExtractReport(present=[v.id for v in mine if v.id in store])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = max(min(workers or (1 if net.uses_torch else cores), len(todo)), 1)
-    job = _Job(str(root), backbone, options or {}, batch, max(cores // workers, 1), tuple(str(p) for p in plugins))
+    workers = max(min(workers or (1 if net.uses_torch else cores()), len(todo)), 1)
+    job = _Job(str(root), backbone, options or {}, batch, max(cores() // workers, 1), tuple(str(p) for p in plugins))
     with tqdm(total=len(todo), unit="video", disable=None, desc=f"extract {net.spec.id}") as bar:
         said = time.monotonic()
         outcomes = _run_here(todo, job, net) if workers == 1 else _run_workers(todo, job, workers)

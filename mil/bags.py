@@ -117,11 +117,11 @@ def read_features(stores: Sequence[FeatureStore], video_id: str) -> tuple[dict[s
         raise ValueError(f"{video_id}: the stores do not show the same clips ({lines}); extract them with one stride")
     if min(counts) != len(grid):
         grid = ClipGrid(grid.num_frames, grid.clip_len, grid.stride, "given", min(counts), grid.step)
-    features = {s.spec.modality: f.x[:, : min(counts)].astype(np.float32) for s, f in zip(stores, found, strict=True)}
-    if len(features) < len(stores):
-        raise ValueError(
-            f"two stores hold the modality '{found and stores[0].spec.modality}'; pass one store per modality"
-        )
+    features: dict[str, Array] = {}
+    for store, f in zip(stores, found, strict=True):
+        if store.spec.modality in features:
+            raise ValueError(f"two stores hold the modality '{store.spec.modality}'; pass one store per modality")
+        features[store.spec.modality] = f.x[:, : min(counts)].astype(np.float32)
     return features, grid, found[0].fps
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from data.files import aside, write_text
@@ -74,5 +75,5 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         model.load_state_dict(load_file(weights), strict=True)
         specs = tuple(FeatureSpec.from_json(json.dumps(s)) for s in found["specs"])
         return Checkpoint(model.to(device).eval(), config, specs, found["selected_by"], int(found["step"]))
-    except (KeyError, json.JSONDecodeError, RuntimeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{text} and its weights do not belong together or are damaged: {error}") from error

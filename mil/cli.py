@@ -31,7 +31,7 @@ class _Commands(click.Group):
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
+            click.echo("interrupted; what was finished is kept: repeat the command (train: with --resume)", err=True)
             ctx.exit(130)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from data.registry import UnknownNameError, suggest
 
@@ -20,7 +20,7 @@ class ConfigError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class HeadConfig(BaseModel):
@@ -150,12 +150,19 @@ def validate(values: dict[str, Any], where: str) -> Config:
         )
     from mil.heads import heads  # late: it imports torch
 
-    parameters = inspect.signature(heads.get(config.head.name)).parameters
+    parameters = inspect.signature(heads.get(config.head.name), eval_str=True).parameters
     known = [p for p in parameters if p != "dim"]
-    for option in config.head.options:
+    options: dict[str, Any] = {}
+    for option, value in config.head.options.items():
         if option not in known:
             raise ConfigError(f"{where}: head '{config.head.name}' has no option '{option}'.{suggest(option, known)}")
-    return config
+        kind = parameters[option].annotation
+        try:
+            options[option] = value if kind is inspect.Parameter.empty else TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            lines = [_describe(("head", option, *e["loc"]), e["msg"], e["type"]) for e in error.errors()]
+            raise ConfigError(f"{where}: " + "\n  ".join(lines)) from None
+    return config.model_copy(update={"head": HeadConfig(name=config.head.name, **options)})
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

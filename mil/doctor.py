@@ -1,11 +1,12 @@
 """What works on this machine, and the line to type for what does not."""
 
-import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from data.files import cores
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
@@ -60,8 +61,7 @@ def _packages() -> Check:
 def _torch() -> Check:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads on {cores} cores")
+    return Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads on {cores()} cores")
 
 
 def _gpu() -> Check:

@@ -64,10 +64,11 @@ def evaluate_run(
     wanted = [v for v in manifest.read(source) if v.split == split]
     if not wanted:
         raise ValueError(f"{source} has no videos in the {split} split; index the dataset with its {split} list")
-    if split == "train" and any(v.label for v in wanted) and not any(v.events for v in wanted):
+    if bare := [v.id for v in wanted if v.label and not v.events]:
+        remedy = "evaluate --split test" if split == "train" else "add their events to the manifest, or leave them out"
         raise ValueError(
-            f"the training videos of {source} have no frame-level ground truth, and weak supervision gives them none; "
-            "evaluate --split test"
+            f"{len(bare)} of {sum(v.label for v in wanted)} anomalous videos in the {split} split of {source}, e.g. "
+            f"'{bare[0]}', have no annotated events, so that their frames would count as normal; {remedy}"
         )
     present = load_videos(wanted, stores, allow_missing=allow_missing)
     scored: list[FrameScores] = []

@@ -7,7 +7,7 @@ from typing import Any
 from data import manifest
 from mil import config as configs
 from mil.rundir import RunDir, RunError
-from mil.train import fit, load_videos, open_stores
+from mil.train import check, fit, load_videos, open_stores
 
 
 def start_run(
@@ -26,8 +26,11 @@ def start_run(
     config = configs.load(recipe, overrides, seed=seed)
     videos = manifest.read(manifest_path)
     stores = open_stores(feature_roots)
-    train = load_videos([v for v in videos if v.split == "train"], stores, allow_missing=allow_missing)
-    run = RunDir.create(out, config, videos, stores, command)
+    wanted = [v for v in videos if v.split == "train"]
+    train = load_videos(wanted, stores, allow_missing=allow_missing)
+    check(config, train, stores)
+    left_out = sorted({v.id for v in wanted} - {v.id for v in train})
+    run = RunDir.create(out, config, videos, stores, command, left_out=left_out)
     return run, fit(config, train, stores, run, device=device)
 
 
@@ -40,6 +43,7 @@ def resume_run(recipe: str, out: Path, *, device: str = "cpu") -> tuple[RunDir, 
     if run.status["state"] == "done":
         raise RunError(f"the run {out} is done ({run.status['selected_by']}); now: wsvad eval {out}")
     stores = open_stores(run.feature_roots)
-    # what was left out at the start is left out again
-    train = load_videos([v for v in run.videos if v.split == "train"], stores, allow_missing=True)
+    # the same videos as at the start: a lost feature file or a late one would change every batch
+    left_out = run.left_out
+    train = load_videos([v for v in run.videos if v.split == "train" and v.id not in left_out], stores)
     return run, fit(config, train, stores, run, device=device, resume=True)

@@ -1,6 +1,7 @@
 """The run directory: everything one training run was made of and led to.
 
 config.yaml  manifest.csv  environment.json  features.json      what went in
+left_out.txt                                                    training videos without features, when there are any
 log.txt  metrics.jsonl  status.json  resume.pt                  how it went
 checkpoints/last.{safetensors,json}                             what came out
 eval/<split>-<protocol>.json  eval/..._scores.npz               numbers, and the frame scores behind them
@@ -47,6 +48,8 @@ class RunDir:
         videos: Sequence[Video],
         stores: Sequence[FeatureStore],
         command: Sequence[str] = (),
+        *,
+        left_out: Sequence[str] = (),
     ) -> "RunDir":
         """Makes the folder with all that goes in. Raises RunError when something is there already."""
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -61,6 +64,8 @@ class RunDir:
         ]
         write_text(root / "features.json", json.dumps(features, indent=2) + "\n")
         write_text(root / "environment.json", json.dumps(_environment(command), indent=2) + "\n")
+        if left_out:
+            write_text(root / "left_out.txt", "".join(f"{i}\n" for i in left_out))
         write_text(root / "config.yaml", config.to_yaml())  # last: with it, the folder is a run
         return cls(root)
 
@@ -83,6 +88,12 @@ class RunDir:
         return [Path(f["root"]) for f in json.loads((self.root / "features.json").read_text())]
 
     @property
+    def left_out(self) -> set[str]:
+        """Ids of the training videos that had no features when the run began."""
+        path = self.root / "left_out.txt"
+        return set(path.read_text(encoding="utf-8").split("\n")) - {""} if path.is_file() else set()
+
+    @property
     def checkpoint(self) -> Path:
         """Stem of the weights to use."""
         return self.root / "checkpoints" / "last"
@@ -95,8 +106,9 @@ class RunDir:
     def keep_metrics(self, step: int) -> None:
         """Drops the lines of metrics.jsonl after `step`, which a resumed run makes again."""
         path = self.root / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        write_text(path, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a kill may tear the last one
+        write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
     def set_status(self, state: str, **details: Any) -> None:
         """Writes status.json: running, done or failed."""

@@ -26,6 +26,9 @@ from mil.rundir import RunDir
 log = logging.getLogger(__name__)
 
 
+_DIVERGED = "lower train.optimizer.lr, or set train.clip_norm"
+
+
 class TrainError(ValueError):
     """Training cannot start or go on; the message says what was found and what to change."""
 
@@ -55,14 +58,8 @@ def fit(
     Raises:
         TrainError: a test video among `videos`, one class only, a loss that is not finite.
     """
-    if leaked := [v.id for v in videos if v.split != "train"]:
-        raise TrainError(f"fit takes training videos only, '{leaked[0]}' is of the test split; select them by v.split")
+    check(config, videos, stores)
     videos = [replace(v, events=()) for v in videos]  # labels of whole videos are all that supervision has
-    counts = [sum(v.label == label for v in videos) for label in (0, 1)]
-    if min(counts) == 0:
-        raise TrainError(
-            f"training compares two classes, but the manifest has {counts[0]} normal and {counts[1]} anomalous videos"
-        )
     held_out = _hold_out(videos, config) if config.select.rule == "val" else []
     held_ids = {v.id for v in held_out}
     kept = [v for v in videos if v.id not in held_ids]
@@ -80,6 +77,23 @@ def fit(
     if resume:
         loop.restore()
     return loop.run_all()
+
+
+def check(config: Config, videos: Sequence[Video], stores: Sequence[FeatureStore]) -> None:
+    """What can be refused before a run's folder is made: a wrong split, one class only, options of the head.
+
+    Raises TrainError, or what the head raises.
+    """
+    if leaked := [v.id for v in videos if v.split != "train"]:
+        raise TrainError(f"fit takes training videos only, '{leaked[0]}' is of the test split; select them by v.split")
+    counts = [sum(v.label == label for v in videos) for label in (0, 1)]
+    if min(counts) == 0:
+        raise TrainError(
+            f"training compares two classes, but the manifest has {counts[0]} normal and {counts[1]} anomalous videos"
+        )
+    if config.select.rule == "val":
+        _hold_out(videos, config)
+    Model(config, {s.spec.modality: s.spec.dim for s in stores})
 
 
 class _Loop:
@@ -111,13 +125,13 @@ class _Loop:
                     self._log(step, losses)
                 if self.held_out and (step % self.config.select.every == 0 or step == train.steps):
                     self._validate(step)
-                if step % train.save_every == 0 and step < train.steps:
+                if step % train.save_every == 0 or step == train.steps:
                     self.save()
         except KeyboardInterrupt:
-            self.save()
+            # nothing is saved: it may have come in the middle of a step, and resume goes on from a whole one
             self.run.set_status("interrupted", step=self.step)
             raise
-        except TrainError as error:
+        except Exception as error:
             self.run.set_status("failed", step=self.step, reason=str(error))
             raise
         weights = self.best if self.best is not None else self._weights()
@@ -125,7 +139,6 @@ class _Loop:
         step = self.best_step if self.best is not None else self.step
         dims = self.model.dims
         checkpoint.save(self.run.checkpoint, weights, self.config, dims, self.specs, selected_by=selected_by, step=step)
-        self.save()
         summary = {"step": step, "selected_by": selected_by, "seconds": round(time.monotonic() - began, 3)}
         self.run.set_status("done", **summary)
         return {**summary, "losses": {name: float(value) for name, value in losses.items()}}
@@ -157,10 +170,7 @@ class _Loop:
     def _log(self, step: int, losses: Mapping[str, Tensor]) -> None:
         values = {name: float(value) for name, value in losses.items()}
         if not np.isfinite(values["total"]):
-            raise TrainError(
-                f"the loss is {values['total']} at step {step} ({values}); lower train.optimizer.lr, or set "
-                "train.clip_norm"
-            )
+            raise TrainError(f"the loss is {values['total']} at step {step} ({values}); {_DIVERGED}")
         self.run.log(step=step, lr=_rate(self.config, step), **{f"loss/{k}": v for k, v in values.items()})
 
     def _validate(self, step: int) -> None:
@@ -169,6 +179,8 @@ class _Loop:
         self.model.load_state_dict(weights)
         best = [float(score_clips(self.model, item, self.device).max()) for item in self.held_out]
         self.model.load_state_dict(own)
+        if not np.isfinite(best).all():
+            raise TrainError(f"the scores of held-out videos are {max(best)} after step {step}; {_DIVERGED}")
         value = float(roc_auc_score(self.held_labels, best))
         self.run.log(step=step, **{"val/video_auc": value})
         if value > self.best_value:
@@ -187,7 +199,9 @@ class _Loop:
         )
 
     def save(self) -> None:
-        """Writes the state to resume from."""
+        """Writes the state to resume from. Raises TrainError when the weights are not finite."""
+        if bad := [name for name, value in self.model.state_dict().items() if not torch.isfinite(value).all()]:
+            raise TrainError(f"{bad[0]} holds values that are not finite after step {self.step}; {_DIVERGED}")
         state = {
             "step": self.step,
             "model": self.model.state_dict(),

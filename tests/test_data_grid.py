@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from data.grid import TAILS, ClipGrid
 from tests.helpers import shared
 
-COMPUTED = tuple(t for t in TAILS if t != "given")
+COMPUTED = tuple(t for t in TAILS if t not in ("given", "equal"))
+STRIDED = tuple(t for t in TAILS if t != "equal")
 
 
 @st.composite
 def grids(draw):
     frames, length, step = draw(st.integers(1, 120)), draw(st.integers(1, 20)), draw(st.integers(1, 3))
-    stride, tail = draw(st.integers(1, 40)), draw(st.sampled_from(TAILS))
+    stride, tail = draw(st.integers(1, 40)), draw(st.sampled_from(STRIDED))
     count = draw(st.integers(1, -(-frames // stride))) if tail == "given" else None
     return ClipGrid(frames, length, stride, tail, count, step)
 
@@ -112,6 +113,27 @@ def test_spans_hold_what_is_shown(grid):
             assert shown.max() < stop
 
 
+@given(st.integers(1, 500), st.integers(1, 40), st.data())
+def test_equal_parts_share_the_frames_out_by_ratio(frames, parts, data):
+    grid = ClipGrid(frames, tail="equal", count=parts)
+    scores = np.array(data.draw(st.lists(st.floats(-5, 5), min_size=parts, max_size=parts)))
+    owner = [max(i for i in range(parts) if i * frames // parts <= frame) for frame in range(frames)]
+    assert grid.to_frames(scores).tolist() == [scores[i] for i in owner]
+    for i, (start, stop) in enumerate(grid.spans.tolist()):
+        assert start == i * frames // parts
+        assert stop == max((i + 1) * frames // parts, start + 1) <= frames
+    assert frames < parts or np.bincount(owner).max() <= -(-frames // parts)
+
+
+def test_equal_parts_need_a_count_and_show_no_known_frames():
+    with pytest.raises(ValueError, match="goes with tail='given' or 'equal' alone, got tail='equal', count=None"):
+        ClipGrid(100, tail="equal")
+    with pytest.raises(ValueError, match="at least 1 part, got 0"):
+        ClipGrid(100, tail="equal", count=0)
+    with pytest.raises(ValueError, match="the frames of an equal part are not known"):
+        ClipGrid(100, tail="equal", count=32).frame_indices(0)
+
+
 @given(st.integers(1, 20_000))
 def test_published_rules_at_16_by_16(frames):
     assert len(ClipGrid(frames, tail="repeat")) == len(ClipGrid(frames, tail="loop")) == -(-frames // 16)
@@ -156,13 +178,13 @@ def test_lengths_below_one_are_refused(name):
 
 
 def test_unknown_tail_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="one of drop, drop_one, repeat, loop, given, got 'pad'"):
+    with pytest.raises(ValueError, match="one of drop, drop_one, repeat, loop, given, equal, got 'pad'"):
         ClipGrid(10, tail="pad")
 
 
 @pytest.mark.parametrize(("tail", "count"), [("given", None), ("repeat", 3)])
 def test_count_goes_with_given_alone(tail, count):
-    with pytest.raises(ValueError, match="goes with tail='given' alone"):
+    with pytest.raises(ValueError, match="goes with tail='given' or 'equal' alone"):
         ClipGrid(100, tail=tail, count=count)
 
 

@@ -57,7 +57,7 @@ def assert_same(a: VideoFeatures, b: VideoFeatures) -> None:
     st.integers(1, 3),
     st.integers(1, 9),
     st.integers(1, 200),
-    st.sampled_from(["repeat", "drop", "drop_one", "loop", "given"]),
+    st.sampled_from(["repeat", "drop", "drop_one", "loop", "given", "equal"]),
     st.one_of(st.none(), st.floats(0.1, 500)),
     st.integers(0, 2**40),
     st.randoms(use_true_random=False),
@@ -65,7 +65,7 @@ def assert_same(a: VideoFeatures, b: VideoFeatures) -> None:
 def test_what_is_read_is_what_was_written(tmp_path_factory, name, dtype, k, d, frames, tail, fps, size, random):
     crops = tuple(f"crop {i}\u00e9" for i in range(k))
     spec = spec_of(dim=d, dtype=dtype, crops=crops, tail=tail, options={"a": 1, "\u00e9": "x"})
-    grid = spec.grid(frames, random.randint(1, -(-frames // 16)) if tail == "given" else None)
+    grid = spec.grid(frames, random.randint(1, -(-frames // 16)) if tail in ("given", "equal") else None)
     x = np.random.default_rng(random.randint(0, 9)).normal(scale=100, size=(k, len(grid), d)).astype(dtype)
     features = VideoFeatures(name, x, grid, fps, crops, size)
     root = tmp_path_factory.mktemp("s")

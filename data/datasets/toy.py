@@ -10,7 +10,6 @@ looks like outside the spans is the same in normal and anomalous videos, with fa
 
 import json
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from data.datasets import toy_draw, toy_scene, toy_sound
 from data.datasets.base import DatasetIndex, datasets
 from data.datasets.toy_video import write_video
-from data.files import write_text
+from data.files import cores, write_text
 from data.types import SPLITS, Event, Video
 
 REVISION = 1
@@ -70,10 +69,10 @@ def load(
     root: Path,
     *,
     seed: int = 0,
-    train: int = 20,
+    train: int = 30,
     test: int = 10,
-    min_s: float = 8.0,
-    max_s: float = 14.0,
+    min_s: float = 7.0,
+    max_s: float = 10.0,
     workers: int = 0,
 ) -> DatasetIndex:
     """Generated videos with sound, exact ground truth, no downloads; makes what is missing below ROOT.
@@ -102,7 +101,7 @@ def load(
     missing = [p for p in plans if not _path(root, p).is_file()]
     for split in SPLITS:
         (root / "videos" / split).mkdir(parents=True, exist_ok=True)
-    workers = min(workers or len(os.sched_getaffinity(0)), len(missing))
+    workers = min(workers or cores(), len(missing))
     if workers > 1:
         # spawn: a fork would copy the threads of whatever is imported
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:

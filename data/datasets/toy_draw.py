@@ -57,7 +57,7 @@ class Place(NamedTuple):
 
     def height_at(self, y: float) -> float:
         """Pixels a person is tall who stands at y."""
-        rows = self.background.shape[0]
+        rows = int(self.background.shape[0])
         return rows * (0.24 + 0.20 * (y - self.horizon) / (rows - self.horizon))
 
 
@@ -91,13 +91,13 @@ def make_place(rng: np.random.Generator, size: tuple[int, int]) -> Place:
 
     leaves: list[tuple[float, float, float, float, Colour]] = []
     if rng.random() < 0.6:
-        x, y = width * rng.uniform(0.1, 0.9), horizon * 0.35
+        left, top = width * rng.uniform(0.1, 0.9), horizon * 0.35
         trunk = max(2, height // 50)
-        cv2.line(picture, (int(x), int(y)), (int(x), horizon + height // 40), (74, 60, 48), trunk, cv2.LINE_AA)
+        cv2.line(picture, (int(left), int(top)), (int(left), horizon + height // 40), (74, 60, 48), trunk, cv2.LINE_AA)
         for _ in range(26):
             at = rng.normal(0, 1, 2) * (0.06 * height, 0.05 * height)
             green = (int(rng.integers(40, 75)), int(rng.integers(80, 120)), int(rng.integers(35, 60)))
-            leaves.append((x + at[0], y + at[1], height * rng.uniform(0.02, 0.05), rng.uniform(0, 2 * pi), green))
+            leaves.append((left + at[0], top + at[1], height * rng.uniform(0.02, 0.05), rng.uniform(0, 2 * pi), green))
     noise = np.rint(rng.normal(0, 3.0, (height + 64, width + 64, 1)))
     grain = np.stack([np.maximum(noise, 0), np.maximum(-noise, 0)]).astype(np.uint8).repeat(3, axis=3)
     light = (rng.uniform(0.02, 0.06), rng.uniform(9, 25), rng.uniform(0, 2 * pi))
@@ -121,11 +121,10 @@ def render(
         for sprite in sorted(sprites, key=lambda s: s.y):
             DRAWERS[sprite.kind](picture, sprite)
         gain = 1 + amplitude * sin(2 * pi * second / period_s + phase)
-        picture = cv2.convertScaleAbs(picture, alpha=gain)
+        lit = cv2.convertScaleAbs(picture, alpha=gain)
         top, left = rng.integers(0, 64, 2)
         window = np.s_[top : top + rows, left : left + columns]
-        picture = cv2.subtract(cv2.add(picture, place.grain[0][window]), place.grain[1][window])
-        yield np.asarray(picture, np.uint8)
+        yield np.asarray(cv2.subtract(cv2.add(lit, place.grain[0][window]), place.grain[1][window]), np.uint8)
 
 
 def _tint(rng: np.random.Generator, tone: float, spread: float) -> Colour:

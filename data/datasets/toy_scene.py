@@ -114,7 +114,7 @@ def _cast(event: Event, people: list[Person], meetings: list[Meeting]) -> dict[i
 def _passers(place: Place, num_frames: int, fps: float, rng: np.random.Generator) -> list[Passer]:
     rows = place.background.shape[0]
     passers = []
-    frame = int(rng.integers(-2 * fps, 2 * fps))
+    frame = int(rng.integers(int(-2 * fps), int(2 * fps)))
     while frame < num_frames:
         kind = ("car", "car", "bicycle", "bicycle", "jogger")[rng.integers(5)]
         low, high = (0.06, 0.15) if kind == "car" else (0.25, 0.5)

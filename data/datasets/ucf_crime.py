@@ -32,16 +32,16 @@ def load(root: Path, *, lists: Path | None = None) -> DatasetIndex:
         for pattern in ("Anomaly_Train*.txt", "Anomaly_Test*.txt", "Temporal_Anomaly_Annotation*.txt")
     )
     annotations, problems = read_annotations(spans)
-    by_number = {_canonical(name): annotation for name, annotation in annotations.items()}
+    by_number = {canonical(name): annotation for name, annotation in annotations.items()}
     files = find_videos(root)
-    by_canonical = {_canonical(stem): stem for stem in files}
+    by_canonical = {canonical(stem): stem for stem in files}
     videos: dict[str, Video] = {}
     listed: set[str] = set()
     for split, path in (("train", train), ("test", test)):
         for number, entry in lines_of(path):
             where = f"{path.name}:{number}"
             name = base_name(entry)
-            key = _canonical(name)
+            key = canonical(name)
             listed.add(key)
             if key in videos:
                 problems.append(f"{where}: '{name}' is listed already, in {videos[key].split}; keep one line")
@@ -55,8 +55,8 @@ def load(root: Path, *, lists: Path | None = None) -> DatasetIndex:
                 videos[key] = _video(name, entry, file, split, by_number.get(key))
             except ValueError as error:
                 problems.append(f"{where}: {error}")
-    notes = [f"{spans.name}: '{n}' is in neither list, ignored" for n in annotations if _canonical(n) not in listed]
-    unlisted = [s for s in files if _canonical(s) not in listed]
+    notes = [f"{spans.name}: '{n}' is in neither list, ignored" for n in annotations if canonical(n) not in listed]
+    unlisted = [s for s in files if canonical(s) not in listed]
     if unlisted:
         notes.append(f"{len(unlisted)} files below {root} are in neither list, ignored, e.g. {files[unlisted[0]][0]}")
     return DatasetIndex(tuple(videos.values()), tuple(problems), tuple(notes))
@@ -81,8 +81,8 @@ def _class_of(name: str, entry: str) -> str:
     return folder[0] if folder else re.sub(r"\d.*", "", name)
 
 
-def _canonical(name: str) -> str:
-    # the same test video is Normal_Videos_944_x264 in some lists and Normal_Videos944_x264 in others
+def canonical(name: str) -> str:
+    """One spelling: the same test video is Normal_Videos_944_x264 in some lists and Normal_Videos944_x264 in others."""
     return re.sub(r"^Normal_Videos_?(\d)", r"Normal_Videos_\1", name)
 
 

@@ -1,4 +1,4 @@
-"""A small untrained 3-D net: real convolutions and a real store in milliseconds, for tests and for trying things out."""
+"""A small untrained 3-D net: real convolutions in milliseconds, for tests and for trying things out."""
 
 import numpy as np
 import torch

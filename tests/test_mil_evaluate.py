@@ -1,0 +1,333 @@
+"""Evaluation: joined by id, lengths from the features, labels from the annotations, and the protocol beside it all."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import manifest
+from data.registry import UnknownNameError
+from data.store import FeatureStore
+from data.types import Event, FrameScores, SpecMismatchError, VideoFeatures
+from mil import checkpoint, protocol
+from mil.cli import describe
+from mil.evaluate import evaluate_run, read_scores, write_scores
+from mil.train import TrainError, fit
+from tests.mil_helpers import make_world, small_config
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("evaluate"), train=4, test=4, crops=2, shift=1.0)
+
+
+@pytest.fixture(scope="module")
+def run(world):
+    config = small_config("train.steps=5")
+    run = world.run("run", config)
+    fit(config, world.train, world.stores, run)
+    return run
+
+
+def other_manifest(path, videos):
+    manifest.write(path, videos)
+    return path
+
+
+def unknown_length(videos):
+    return [replace(v, num_frames=None, fps=None) for v in videos]
+
+
+def scores_by_id(result):
+    return {v.video_id: v.scores for v in result.videos}
+
+
+def test_frame_scores_equal_those_computed_clip_by_clip(world, run):
+    """Standardize, three layers, mean of the crops, every frame the score of the clip that shows it; nothing resampled.
+
+    Labels by a loop over the manifest's events.
+    """
+    result = evaluate_run(run)
+    model = checkpoint.load(run.checkpoint).model
+    scaler, head = model.scalers["rgb"], model.head
+    assert [v.video_id for v in result.videos] == [v.id for v in world.test]
+    for found, video in zip(result.videos, world.test, strict=True):
+        x = (torch.from_numpy(world.stores[0].read(video.id).x) - scaler.mean) / scaler.deviation
+        with torch.no_grad():
+            clips = head.fc3(head.fc2(head.fc1(x).relu())).sigmoid()[..., 0].mean(0).double().numpy()
+        for frame in range(video.num_frames):
+            assert found.scores[frame] == pytest.approx(clips[frame // 16], abs=1e-6)
+            assert found.labels[frame] == any(e.start <= frame < e.stop for e in video.events)
+        assert len(found.scores) == len(found.labels) == video.num_frames
+
+
+def test_numbers_equal_those_computed_from_the_stored_frame_scores(run):
+    result = evaluate_run(run)
+    with np.load(result.path.with_name("test-frames_scores.npz")) as stored:
+        assert stored["lengths"].sum() == len(stored["scores"]) == len(stored["labels"])
+        scores, labels, lengths = stored["scores"], stored["labels"], stored["lengths"]
+    numbers = json.loads(result.path.read_text())
+    assert numbers == result.numbers
+    high, low = scores[labels == 1], scores[labels == 0]
+    won = (high[:, None] > low).mean() + 0.5 * (high[:, None] == low).mean()
+    assert numbers["auc"] == pytest.approx(won, abs=1e-12)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    normal = [scores[a:b] for a, b in itertools.pairwise(bounds) if not labels[a:b].any()]
+    assert numbers["far"] == pytest.approx((np.concatenate(normal) >= 0.5).mean(), abs=1e-12)
+    recall_before = ap = area = 0.0
+    precision_before = 1.0
+    for threshold in np.unique(scores)[::-1]:
+        chosen = labels[scores >= threshold]
+        recall, precision = chosen.sum() / labels.sum(), chosen.mean()
+        ap += (recall - recall_before) * precision
+        area += (recall - recall_before) * (precision + precision_before) / 2
+        recall_before, precision_before = recall, precision
+    assert numbers["ap"] == pytest.approx(ap, abs=1e-12)
+    assert numbers["pr_auc"] == pytest.approx(area, abs=1e-12)
+
+
+def test_what_stands_beside_the_numbers(world, run):
+    numbers = evaluate_run(run).numbers
+    frames = sum(v.num_frames for v in world.test)
+    positives = sum(e.stop - e.start for v in world.test for e in v.events)
+    expected = {
+        "frames": frames,
+        "positives": positives,
+        "videos": 8,
+        "anomalous_videos": 4,
+        "protocol": "frames",
+        "selected_by": "last step (5), fixed beforehand",
+        "split": "test",
+        "recipe": "motion_ranking",
+        "head": "ranking",
+        "seed": 0,
+        "step": 5,
+        "features": [world.stores[0].spec.id],
+        "random_weights": False,
+        "clamped_events": [],
+        "missing": [],
+        "smooth_clips": 1,
+    }
+    assert {k: numbers[k] for k in expected} == expected
+    assert {"auc", "ap", "pr_auc", "ano_auc", "far", "far_threshold", "protocol_about", "manifest"} <= set(numbers)
+    text = describe(numbers)
+    assert f"{frames} frames, {positives} anomalous; protocol 'frames'" in text
+    assert "selected by: last step (5), fixed beforehand" in text
+    assert "WARNING" not in text
+
+
+def test_the_order_of_the_manifest_changes_nothing(world, run, tmp_path):
+    numbers, scores = evaluate_run(run).numbers, scores_by_id(evaluate_run(run))
+    order = np.random.default_rng(0).permutation(len(world.videos))
+    shuffled = other_manifest(tmp_path / "shuffled.csv", [world.videos[i] for i in order])
+    result = evaluate_run(run, manifest_path=shuffled)
+    assert [v.video_id for v in result.videos] != [v.id for v in world.test]
+    assert {k: v for k, v in result.numbers.items() if k != "manifest"} == {
+        k: v for k, v in numbers.items() if k != "manifest"
+    }
+    for video_id, own in scores_by_id(result).items():
+        assert np.array_equal(own, scores[video_id])
+
+
+def test_lengths_come_from_the_features_where_the_manifest_has_none(world, run, tmp_path):
+    bare = other_manifest(tmp_path / "bare.csv", unknown_length(world.videos))
+    result = evaluate_run(run, manifest_path=bare)
+    assert result.numbers["frames"] == sum(v.num_frames for v in world.test)
+    assert result.numbers["auc"] == evaluate_run(run).numbers["auc"]
+
+
+def test_a_length_that_disagrees_with_the_features_is_refused_by_name(world, run, tmp_path):
+    victim = world.test[2]
+    videos = [replace(v, num_frames=v.num_frames + 1) if v is victim else v for v in world.videos]
+    with pytest.raises(
+        ValueError, match=f"{victim.id}: the manifest says {victim.num_frames + 1} frames, .* {victim.num_frames};"
+    ):
+        evaluate_run(run, manifest_path=other_manifest(tmp_path / "long.csv", videos))
+
+
+def test_events_behind_the_end_are_cut_and_counted(world, run, tmp_path):
+    victim = next(v for v in world.test if v.label)
+    late = Event(victim.num_frames - 5, victim.num_frames + 40)
+    videos = [replace(v, events=(late,)) if v.id == victim.id else v for v in unknown_length(world.videos)]
+    result = evaluate_run(run, manifest_path=other_manifest(tmp_path / "late.csv", videos))
+    assert result.numbers["clamped_events"] == [victim.id]
+    (found,) = [v for v in result.videos if v.video_id == victim.id]
+    assert np.flatnonzero(found.labels).tolist() == list(range(victim.num_frames - 5, victim.num_frames))
+    assert "1 videos have an event that ends behind the last frame" in describe(result.numbers)
+
+
+def test_an_event_that_begins_behind_the_end_is_another_videos(world, run, tmp_path):
+    victim = next(v for v in world.test if v.label)
+    wrong = (Event(victim.num_frames, victim.num_frames + 9),)
+    videos = [replace(v, events=wrong) if v.id == victim.id else v for v in unknown_length(world.videos)]
+    with pytest.raises(ValueError, match=f"{victim.id}: an event starts at frame {victim.num_frames}"):
+        evaluate_run(run, manifest_path=other_manifest(tmp_path / "wrong.csv", videos))
+
+
+def test_an_anomalous_test_video_without_events_is_refused_and_not_counted_as_normal(world, run, tmp_path):
+    victim = [v for v in world.test if v.label][1]
+    videos = [replace(v, events=()) if v is victim else v for v in world.videos]
+    with pytest.raises(
+        ValueError, match=f"1 of 4 anomalous videos in the test .*'{victim.id}', have no annotated events"
+    ):
+        evaluate_run(run, manifest_path=other_manifest(tmp_path / "bare.csv", videos))
+
+
+def test_missing_features_are_refused_by_name_or_listed(world, run, tmp_path):
+    extra = replace(world.test[0], id="never_extracted", label=0, events=())
+    longer = other_manifest(tmp_path / "longer.csv", [*world.videos, extra])
+    with pytest.raises(TrainError, match=r"1 of 9 videos have no features, e\.g\. 'never_extracted'"):
+        evaluate_run(run, manifest_path=longer)
+    result = evaluate_run(run, manifest_path=longer, allow_missing=True)
+    assert result.numbers["missing"] == ["never_extracted"]
+    assert result.numbers["videos"] == 8
+    assert "WARNING: 1 videos had no features" in describe(result.numbers)
+
+
+def copy_store(world, root, **changes):
+    """The same features under a spec that differs."""
+    spec = replace(world.stores[0].spec, **changes)
+    store = FeatureStore(root, spec)
+    for video in world.videos:
+        f = world.stores[0].read(video.id)
+        store.write(VideoFeatures(video.id, f.x, f.grid, f.fps, spec.crops))
+    return store
+
+
+def test_a_store_that_moved_is_found_by_option(world, run, tmp_path):
+    moved = copy_store(world, tmp_path / "moved")
+    assert evaluate_run(run, feature_roots=[moved.root]).numbers["auc"] == evaluate_run(run).numbers["auc"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"resize": "short256:bilinear"}, "resize"),
+        ({"crops": ("b", "a")}, "crops"),
+        ({"weights": "random:0"}, "weights"),
+    ],
+)
+def test_features_made_otherwise_are_refused_and_the_field_is_named(world, run, tmp_path, change, field):
+    other = copy_store(world, tmp_path / "other", **change)
+    with pytest.raises(SpecMismatchError, match=f"has {field}=.*asked for"):
+        evaluate_run(run, feature_roots=[other.root])
+
+
+def test_another_number_of_stores_is_refused(world, run):
+    with pytest.raises(SpecMismatchError, match="trained on 1 feature stores, got 2"):
+        evaluate_run(run, feature_roots=[world.stores[0].root] * 2)
+
+
+def test_random_weights_are_never_hidden(tmp_path):
+    world = make_world(tmp_path, train=2, test=2, weights="random:0")
+    config = small_config("train.steps=1")
+    run = world.run("run", config)
+    fit(config, world.train, world.stores, run)
+    numbers = evaluate_run(run).numbers
+    assert numbers["random_weights"] is True
+    assert "random" in numbers["features"][0]
+    assert "WARNING: these features come from a net with random weights" in describe(numbers)
+
+
+def test_the_train_split_without_ground_truth_is_refused(world, run, tmp_path):
+    videos = [replace(v, events=()) if v.split == "train" else v for v in world.videos]
+    with pytest.raises(
+        ValueError, match=r"4 of 4 anomalous videos in the train split .*no annotated events.*--split test"
+    ):
+        evaluate_run(run, split="train", manifest_path=other_manifest(tmp_path / "weak.csv", videos))
+    numbers = evaluate_run(run, split="train").numbers
+    assert (numbers["split"], numbers["videos"]) == ("train", 8)
+
+
+def test_a_split_without_videos_is_refused(world, run, tmp_path):
+    with pytest.raises(ValueError, match="has no videos in the test split"):
+        evaluate_run(run, manifest_path=other_manifest(tmp_path / "train.csv", world.train))
+
+
+def test_an_unknown_protocol_is_refused_with_a_suggestion(run):
+    with pytest.raises(UnknownNameError, match=r"no protocol called 'frame'. Did you mean 'frames'"):
+        evaluate_run(run, protocol_name="frame")
+
+
+def test_a_run_without_a_checkpoint_is_refused(world):
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint .*--resume"):
+        evaluate_run(world.run("unfinished", small_config()))
+
+
+def test_scoring_twice_gives_the_same_bytes(run):
+    first = evaluate_run(run)
+    scores = first.path.with_name("test-frames_scores.npz")
+    before = first.path.read_bytes(), scores.read_bytes()
+    evaluate_run(run)
+    assert before == (first.path.read_bytes(), scores.read_bytes())
+
+
+def test_two_modalities_from_training_to_numbers(tmp_path):
+    """Audio has one clip less than RGB: the joined video is cut, and still every frame has a score."""
+    world = make_world(tmp_path, train=3, test=2, crops=2, modalities=("rgb", "audio"))
+    config = small_config("train.steps=4")
+    run = world.run("run", config)
+    fit(config, world.train, world.stores, run)
+    result = evaluate_run(run)
+    assert result.numbers["frames"] == sum(v.num_frames for v in world.test)
+    assert result.numbers["features"] == [s.spec.id for s in world.stores]
+    with pytest.raises(SpecMismatchError, match=r"has backbone|has dim|has modality"):
+        evaluate_run(run, feature_roots=[s.root for s in reversed(world.stores)])
+
+
+names = st.text("abc é/\\'\"#,;|=", min_size=1, max_size=8).filter(lambda s: s == s.strip())
+
+
+@given(st.dictionaries(names, st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=1), min_size=1))
+@settings(max_examples=40, deadline=None)
+def test_frame_scores_survive_the_file(tmp_path_factory, found):
+    videos = [
+        FrameScores(i, np.array([s for s, _ in rows]), np.array([y for _, y in rows], np.uint8))
+        for i, rows in found.items()
+    ]
+    path = tmp_path_factory.getbasetemp() / "scores.npz"
+    write_scores(path, videos)
+    again = read_scores(path)
+    assert [v.video_id for v in again] == [v.video_id for v in videos]
+    for a, b in zip(again, videos, strict=True):
+        assert np.array_equal(a.scores, b.scores)
+        assert np.array_equal(a.labels, b.labels)
+        assert (a.scores.dtype, a.labels.dtype) == (b.scores.dtype, b.labels.dtype)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.sampled_from([1, 3, 5, 7, 21]))
+@settings(max_examples=100, deadline=None)
+def test_smoothing_is_the_mean_of_the_neighbours_that_are_there(scores, clips):
+    found = protocol.smooth(np.array(scores), clips)
+    assert len(found) == len(scores)
+    for i in range(len(scores)):
+        near = scores[max(i - clips // 2, 0) : i + clips // 2 + 1]
+        assert found[i] == pytest.approx(sum(near) / len(near), abs=1e-12)
+
+
+@given(st.floats(0, 1), st.integers(1, 40), st.sampled_from([3, 5, 7]))
+@settings(max_examples=100, deadline=None)
+def test_smoothing_keeps_equal_scores_equal(score, length, clips):
+    """Ties must stay ties: a ranking metric counts a difference of one bit like any other."""
+    found = protocol.smooth(np.full(length, score), clips)
+    assert set(found.tolist()) == {score}
+
+
+def test_smoothing_of_the_recipe_reaches_the_frames(world, tmp_path):
+    config = small_config("train.steps=2", "evaluate.smooth=3")
+    plain = small_config("train.steps=2")
+    runs = [world.run(name, c) for name, c in (("smooth", config), ("plain", plain))]
+    for run, c in zip(runs, (config, plain), strict=True):
+        fit(c, world.train, world.stores, run)
+    smooth, rough = (evaluate_run(run) for run in runs)
+    assert smooth.numbers["smooth_clips"] == 3
+    for a, b in zip(smooth.videos, rough.videos, strict=True):
+        clips = b.scores[::16]
+        for i in range(len(clips)):
+            near = clips[max(i - 1, 0) : i + 2]
+            assert a.scores[16 * i] == pytest.approx(near.mean(), abs=1e-12)

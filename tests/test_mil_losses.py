@@ -1,0 +1,102 @@
+"""Loss terms against plain loops in float64, and their gradients against finite differences."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from mil.losses import hinge, smoothness, sparsity, topk_mean
+
+
+@st.composite
+def batches(draw):
+    """Scores (B, T), a prefix mask with at least one segment per video, and arbitrary numbers where padded."""
+    lengths = draw(st.lists(st.integers(1, 7), min_size=1, max_size=5))
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    longest = max(lengths) + draw(st.integers(0, 3))
+    scores = rng.choice([0.0, 0.2, 0.5, 0.9, 1.0], (len(lengths), longest)) + draw(st.sampled_from([0.0, 1e-3]))
+    mask = np.arange(longest) < np.array(lengths)[:, None]
+    return scores, mask
+
+
+def tensors(scores, mask):
+    return torch.from_numpy(scores), torch.from_numpy(mask)
+
+
+@given(batches(), st.integers(1, 9))
+@settings(max_examples=80, deadline=None)
+def test_topk_mean_sorts_each_video_by_itself(batch, k):
+    scores, mask = batch
+    found = topk_mean(*tensors(scores, mask), k)
+    for row, kept, value in zip(scores, mask, found.tolist(), strict=True):
+        own = sorted((float(s) for s, m in zip(row, kept, strict=True) if m), reverse=True)[:k]
+        assert value == pytest.approx(sum(own) / len(own), abs=1e-12)
+
+
+@given(batches())
+@settings(max_examples=80, deadline=None)
+def test_smoothness_and_sparsity_stay_inside_each_video(batch):
+    scores, mask = batch
+    smooth, sparse = smoothness(*tensors(scores, mask)).tolist(), sparsity(*tensors(scores, mask)).tolist()
+    for b, row in enumerate(scores):
+        own = [float(s) for s, m in zip(row, mask[b], strict=True) if m]
+        steps = 0.0
+        for t in range(len(own) - 1):
+            steps += (own[t] - own[t + 1]) ** 2
+        assert smooth[b] == pytest.approx(steps, abs=1e-12)
+        assert sparse[b] == pytest.approx(sum(own), abs=1e-12)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=6),
+    st.lists(st.floats(0, 1), min_size=1, max_size=6),
+    st.sampled_from([0.5, 1.0, 2.0]),
+)
+@settings(max_examples=80, deadline=None)
+def test_hinge_over_all_pairs_and_over_pairs_in_order(high, low, margin):
+    a, n = torch.tensor(high, dtype=torch.float64), torch.tensor(low, dtype=torch.float64)
+    every = hinge(a, n, margin)
+    assert every.shape == (len(high), len(low))
+    for i, x in enumerate(high):
+        for j, y in enumerate(low):
+            assert float(every[i, j]) == pytest.approx(max(0.0, margin - x + y), abs=1e-12)
+    paired = hinge(a, n, margin, paired=True).tolist()
+    assert paired == pytest.approx([max(0.0, margin - x + y) for x, y in zip(high, low, strict=False)], abs=1e-12)
+
+
+def test_a_jump_from_one_video_to_the_next_costs_nothing():
+    """RTFM flattens its batch first, and pays for the border between two videos (heads.md 2.1)."""
+    scores = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    assert smoothness(scores, torch.ones(2, 2, dtype=torch.bool)).tolist() == [0, 0]
+
+
+def test_a_jump_into_the_padding_costs_nothing():
+    scores, mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.tensor([[True, True, False, False]])
+    assert smoothness(scores, mask).tolist() == [0]
+
+
+def test_gradients_equal_finite_differences():
+    # distinct values, far from the kinks of max and relu
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.permutation(24).reshape(4, 6) / 25.0).requires_grad_()
+    mask = torch.arange(6) < torch.tensor([6, 1, 3, 5])[:, None]
+    assert gradcheck(lambda s: topk_mean(s, mask, 1), scores)
+    assert gradcheck(lambda s: topk_mean(s, mask, 4), scores)
+    assert gradcheck(lambda s: smoothness(s, mask), scores)
+    assert gradcheck(lambda s: sparsity(s, mask), scores)
+    high = torch.tensor([0.9, 0.13, 0.4], dtype=torch.float64, requires_grad=True)
+    low = torch.tensor([0.7, 0.31], dtype=torch.float64, requires_grad=True)
+    assert gradcheck(hinge, (high, low))
+    assert gradcheck(lambda a, n: hinge(a, n, 0.5, paired=True), (high, low))
+
+
+def test_padding_gets_no_gradient_at_all():
+    scores = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.arange(5) < torch.tensor([5, 2, 1])[:, None]
+    total = topk_mean(scores, mask, 3).sum() + smoothness(scores, mask).sum() + sparsity(scores, mask).sum()
+    (gradient,) = torch.autograd.grad(total, scores)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[~mask] == 0).all()
+    assert (gradient[mask] != 0).all()
