@@ -121,7 +121,8 @@ def make(root: Path, plan: _Plan) -> None:
     acting, drawing, sounding = plan.rng(2), plan.rng(3), plan.rng(4)
     scenes, cues = toy_scene.act(place, events, int(acting.integers(3, 6)), frames, _FPS, acting)
     sound = toy_sound.play(cues, frames, _FPS, sounding)
-    write_video(_path(root, plan), toy_draw.render(place, scenes, _FPS, drawing), _FPS, audio=sound)
+    pictures = toy_draw.render(place, scenes, _FPS, drawing)
+    write_video(_path(root, plan), pictures, _FPS, audio=sound, preset="ultrafast")
 
 
 def _video(root: Path, plan: _Plan) -> Video:
