@@ -178,6 +178,11 @@ class FeatureStore:
         with _opened(path) as (_, found):
             return _grid(found), float(found["fps"]) or None
 
+    def length_from(self, video_id: str) -> str:
+        """Where the video's length comes from: "decoded", "manifest" or "features"."""
+        with _opened(self.path(video_id)) as (_, found):
+            return str(found["length_from"])
+
     def verify(self) -> StoreReport:
         """Opens and checks every file: readable, complete, of this store's spec, right name, right crc32, finite."""
         good: list[str] = []

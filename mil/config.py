@@ -84,7 +84,7 @@ class SelectConfig(_Part):
 class EvalConfig(_Part):
     """What happens between the head and the metrics."""
 
-    protocol: str = "frames"
+    protocol: str = "auto"  # frames where true lengths are known, else snippets
     smooth: int = Field(1, ge=1, description="odd number of neighbouring clips whose scores are averaged")
 
 

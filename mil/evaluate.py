@@ -12,10 +12,11 @@ import torch
 
 from data import manifest
 from data.files import aside, write_text
+from data.registry import suggest
 from data.store import FeatureStore
-from data.types import FrameScores, SpecMismatchError, Video
-from mil import checkpoint, metrics, protocol
-from mil.bags import read_features
+from data.types import Event, FrameScores, SpecMismatchError, Video
+from mil import bootstrap, checkpoint, metrics, protocol
+from mil.bags import Array, read_features
 from mil.rundir import RunDir
 from mil.train import load_videos, open_stores, score_clips
 
@@ -39,6 +40,8 @@ def evaluate_run(
     manifest_path: Path | None = None,
     feature_roots: Sequence[Path] = (),
     allow_missing: bool = False,
+    crop: str | None = None,
+    resamples: int = 0,
     device: str = "cpu",
 ) -> Evaluation:
     """Scores a split with a run's checkpoint and writes eval/<split>-<protocol>.json and ..._scores.npz.
@@ -50,14 +53,15 @@ def evaluate_run(
         manifest_path: other videos than the run's own.
         feature_roots: other stores than those it was trained on; their specs must be the same.
         allow_missing: leave out videos without features, and list them beside the numbers.
+        crop: score this crop alone, by name; None: the head's scores are the mean over all crops.
+        resamples: bootstrap draws of whole videos for 95 % intervals; 0: none.
         device: where torch runs.
 
     Raises:
-        ValueError: no videos in the split, lengths that disagree, missing features.
+        ValueError: no videos in the split, lengths that disagree or are unknown, missing features, no such crop.
         SpecMismatchError: features made otherwise than those the head was trained on.
     """
     kept = checkpoint.load(run.checkpoint, device)
-    rule = protocol.get(protocol_name or kept.config.evaluate.protocol)
     stores = open_stores(list(feature_roots) or run.feature_roots)
     _check_specs(stores, kept)
     source = manifest_path or run.root / "manifest.csv"
@@ -71,21 +75,32 @@ def evaluate_run(
             f"'{bare[0]}', have no annotated events, so that their frames would count as normal; {remedy}"
         )
     present = load_videos(wanted, stores, allow_missing=allow_missing)
+    origins = {stores[0].length_from(v.id) for v in present}
+    rule = protocol.choose(protocol_name or kept.config.evaluate.protocol, "features" not in origins)
     scored: list[FrameScores] = []
+    events: dict[str, tuple[Event, ...]] = {}
     clamped: list[str] = []
     for video in present:
-        features, grid, fps = read_features(stores, video.id)
-        video, cut = _with_length(video, grid.num_frames, fps)
-        clamped += [video.id] * bool(cut)
+        features, grid, _ = read_features(stores, video.id)
+        if crop is not None:
+            features = {name: _one_crop(x, stores, name, crop) for name, x in features.items()}
+        if not rule.by_snippet:
+            clamped += [video.id] * _check_length(video, grid.num_frames)
+        if rule.shots is not None:
+            features = {name: protocol.pool_shots(x, rule.shots) for name, x in features.items()}
         scores = score_clips(kept.model, features, torch.device(device))
         scored.append(rule.frame_scores(video, protocol.smooth(scores, kept.config.evaluate.smooth), grid))
+        events[video.id] = rule.events(video, len(scored[-1].labels))
     for video_id in clamped:
         log.warning("%s: an annotated event ends behind the last frame; cut at the end", video_id)
     numbers: dict[str, Any] = {
-        **metrics.evaluate(scored),
+        **metrics.evaluate(scored, events=events),
         "protocol": rule.name,
         "protocol_about": rule.about,
         "smooth_clips": kept.config.evaluate.smooth,
+        "crops": crop or f"mean of {max(len(s.spec.crops) for s in stores)}",
+        "lengths_from": sorted(origins),
+        "ap_definitions": {"ap": "stepwise average precision", "pr_auc": "trapezoid under the precision-recall curve"},
         "selected_by": kept.selected_by,
         "split": split,
         "recipe": kept.config.recipe,
@@ -98,7 +113,12 @@ def evaluate_run(
         "clamped_events": clamped,
         "missing": sorted({v.id for v in wanted} - {v.id for v in present}),
     }
-    path = run.root / "eval" / f"{split}-{rule.name}.json"
+    if resamples:
+        drawn = bootstrap.resample(scored, resamples=resamples, seed=kept.config.seed)
+        numbers["ci95"] = {name: bootstrap.interval(values) for name, values in drawn.items()}
+        numbers["ci95_about"] = f"percentiles of {resamples} bootstrap draws of whole videos"
+    name = "-".join([split, rule.name, *([crop] if crop else [])])
+    path = run.root / "eval" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(numbers, indent=2) + "\n")
     write_scores(path.with_name(path.stem + "_scores.npz"), scored)
@@ -137,10 +157,21 @@ def _check_specs(stores: Sequence[FeatureStore], kept: checkpoint.Checkpoint) ->
         store.spec.check_equal(spec, f"the store {store.root}")
 
 
-def _with_length(video: Video, num_frames: int, fps: float | None) -> tuple[Video, int]:
+def _one_crop(x: Array, stores: Sequence[FeatureStore], modality: str, crop: str) -> Array:
+    crops = next(s.spec.crops for s in stores if s.spec.modality == modality)
+    if len(crops) == 1:  # sound, or captions: shared by the crops
+        return x
+    if crop not in crops:
+        raise ValueError(f"no crop '{crop}' in these features.{suggest(crop, list(crops))}")
+    chosen: Array = x[crops.index(crop)][None]
+    return chosen
+
+
+def _check_length(video: Video, num_frames: int) -> bool:
+    """Whether an event had to be cut at the end. Raises ValueError on a length or an event that cannot be."""
     if video.num_frames is not None and video.num_frames != num_frames:
         raise ValueError(
             f"{video.id}: the manifest says {video.num_frames} frames, its features were made from {num_frames}; "
             "correct the manifest or extract again"
         )
-    return video.with_length(num_frames, fps)
+    return bool(video.with_length(num_frames)[1])

@@ -1,32 +1,117 @@
-"""Which frames count, and how scores and labels are brought to one length. Its name stands beside every number."""
+"""Which frames count, and how scores and labels are brought to one length. Its name stands beside every number.
+
+Published numbers differ in three choices: how many frames a video counts for (all of them, or 16 for each snippet of
+somebody's features), what an annotated `s e` means, and how snippet scores reach the frames. A Protocol fixes them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import ClipGrid
 from data.registry import UnknownNameError, suggest
-from data.types import FrameScores, Video
+from data.types import Event, FrameScores, Video
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to evaluate: its name, and a line that says what it does and who uses it."""
+    """A way to evaluate.
+
+    Args:
+        name: said beside every number.
+        about: one line: what it does, and who uses it.
+        by_snippet: True: a video counts for stride x N frames, of the features in use; False: for its true length.
+        first: added to an annotated start; -1 reads annotations as 1-based.
+        last: added to an annotated end, which is otherwise the first frame behind the event.
+        stretch: scores are spread by the ratio of frames to clips instead of to the frames that each clip shows.
+        shots: the video is scored in so many pooled segments instead of clip by clip.
+    """
 
     name: str
     about: str
+    by_snippet: bool = False
+    first: int = 0
+    last: int = 0
+    stretch: bool = False
+    shots: int | None = None
 
-    def frame_scores(self, video: Video, clip_scores: NDArray[np.float64], grid: ClipGrid) -> FrameScores:
-        """Scores (N,) of a video's clips -> its frame scores and labels. `video` has its decoded length."""
-        return FrameScores(video.id, grid.to_frames(clip_scores), video.frame_labels())
+    def events(self, video: Video, num_frames: int) -> tuple[Event, ...]:
+        """The annotated events as this protocol reads them, cut at the last frame that counts."""
+        moved = ((max(e.start + self.first, 0), min(e.stop + self.last, num_frames), e.kind) for e in video.events)
+        return tuple(Event(start, stop, kind) for start, stop, kind in moved if start < stop)
+
+    def num_frames(self, grid: ClipGrid) -> int:
+        """F that counts for a video of that grid."""
+        return len(grid) * grid.stride if self.by_snippet and grid.tail != "equal" else grid.num_frames
+
+    def frame_scores(self, video: Video, scores: NDArray[np.float64], grid: ClipGrid) -> FrameScores:
+        """Scores (N,) of a video's clips, or (shots,), -> frame scores and labels (F,)."""
+        total = self.num_frames(grid)
+        if self.shots is not None:
+            stops = (shot_bounds(len(grid), self.shots)[1:] * grid.stride).astype(np.int64)
+            frames = np.minimum(np.searchsorted(stops, np.arange(total), side="right"), self.shots - 1)
+            spread = scores[frames]
+        elif self.stretch:
+            bounds = np.round(np.arange(len(scores) + 1) * (total / len(scores))).astype(np.int64)
+            spread = np.repeat(scores, np.diff(bounds))
+        elif self.by_snippet and grid.tail != "equal":
+            spread = np.repeat(scores, grid.stride)
+        else:
+            spread = grid.to_frames(scores)
+        labels = np.zeros(total, dtype=np.uint8)
+        for event in self.events(video, total):
+            labels[event.start : event.stop] = 1
+        return FrameScores(video.id, np.asarray(spread, dtype=np.float64), labels)
 
 
-FRAMES = Protocol(
-    "frames", "every decoded frame counts; labels are [start, stop) of the annotation, cut at the true end"
+def shot_bounds(clips: int, shots: int) -> NDArray[np.int64]:
+    """First clip of each shot and where the last one ends, 0-based, (shots + 1,): round(linspace(1, N, shots + 1)) - 1.
+
+    Sultani et al. never use the last clip: their loop stops a clip early.
+    """
+    return np.floor(np.linspace(1, clips, shots + 1) + 0.5).astype(np.int64) - 1
+
+
+def pool_shots(x: NDArray[np.float32], shots: int) -> NDArray[np.float32]:
+    """(K, N, D) -> (K, shots, D): the mean of the clips of each shot; an empty one is its first clip."""
+    bounds = shot_bounds(x.shape[1], shots)
+    parts = [x[:, a : max(b, a + 1)].mean(axis=1) for a, b in pairwise(bounds.tolist())]
+    return np.stack(parts, axis=1)
+
+
+_ALL = (
+    Protocol("frames", "every decoded frame counts, labels [s, e); the default where true lengths are known"),
+    Protocol(
+        "snippets",
+        "stride x T frames of the features in use, labels [s, e): the reference ground truth of DeepMIL, UR-DMU, "
+        "PEL4VAD (UCF-Crime, 1,109,680 frames) and of HL-Net, MACIL-SD, UR-DMU (XD-Violence, 2,330,384)",
+        by_snippet=True,
+    ),
+    Protocol(
+        "rtfm",
+        "stride x T frames, labels [s, e] with the end included: RTFM's script (with its T = ceil(n/16), 1,114,144 "
+        "frames of UCF-Crime); the labels its authors published could not be verified",
+        by_snippet=True,
+        last=1,
+    ),
+    Protocol(
+        "ratio",
+        "every frame counts, clip scores stretched over them by ratio, labels [s - 1, e): WSAL, GCN",
+        first=-1,
+        stretch=True,
+    ),
+    Protocol(
+        "shots32",
+        "every frame counts; the video is scored as 32 pooled segments, labels [s - 1, e): Sultani et al.",
+        first=-1,
+        shots=32,
+    ),
 )
-PROTOCOLS: Mapping[str, Protocol] = {FRAMES.name: FRAMES}
+PROTOCOLS: Mapping[str, Protocol] = {p.name: p for p in sorted(_ALL, key=lambda p: p.name)}
+AUTO = "auto"
 
 
 def get(name: str) -> Protocol:
@@ -34,6 +119,20 @@ def get(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise UnknownNameError(f"no protocol called '{name}'.{suggest(name, sorted(PROTOCOLS))}")
     return PROTOCOLS[name]
+
+
+def choose(name: str, lengths_known: bool) -> Protocol:
+    """The protocol of that name; "auto" is `frames` where every true length is known, else `snippets`.
+
+    Raises ValueError for a protocol that needs lengths nobody knows.
+    """
+    rule = get(name if name != AUTO else "frames" if lengths_known else "snippets")
+    if not rule.by_snippet and not lengths_known:
+        raise ValueError(
+            f"protocol '{rule.name}' counts every frame, but the true lengths of these videos are unknown (they come "
+            "from the features); use --protocol snippets, or put num_frames into the manifest and import again"
+        )
+    return rule
 
 
 def smooth(scores: NDArray[np.float64], clips: int) -> NDArray[np.float64]:

@@ -109,6 +109,8 @@ def test_order_of_videos_and_of_frames_changes_nothing(split, random):
         random.shuffle(f)
     random.shuffle(shuffled)
     one, other = metrics.evaluate(as_videos(split)), metrics.evaluate(as_videos(shuffled))
+    for result in (one, other):  # a delay is about the order of frames, and there are no classes here
+        del result["delay_frames"], result["classes"]
     assert {k: v for k, v in one.items() if v is not None} == pytest.approx(
         {k: v for k, v in other.items() if v is not None}, abs=1e-12
     )
