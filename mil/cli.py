@@ -88,11 +88,11 @@ def doctor(as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("kind", type=click.Choice(["heads", "backbones", "datasets", "recipes", "protocols"]))
+@click.argument("kind", type=click.Choice(["heads", "backbones", "datasets", "formats", "recipes", "protocols"]))
 @_json_option
 @_plugins
 def ls(kind: str, as_json: bool, plugins: tuple[Path, ...]) -> None:
-    """One line for each head, backbone, dataset, recipe or protocol."""
+    """One line for each head, backbone, dataset, feature format, recipe or protocol."""
     from mil.listing import listing
 
     _load_plugins(plugins)
@@ -208,6 +208,61 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
+@main.command("import")
+@click.argument("format_name", metavar="FORMAT")
+@click.argument("src", type=_PATH)
+@click.option("--manifest", type=_PATH, required=True, help="The videos; index the dataset first.")
+@click.option("--out", type=_PATH, required=True, help="The feature store; importing again does what is missing.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the format, e.g. modality=audio.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float32", show_default=True)
+@click.option("--split", type=click.Choice(["train", "test"]), help="Only videos of this split.")
+@_json_option
+def import_(
+    format_name: str,
+    src: Path,
+    manifest: Path,
+    out: Path,
+    options: tuple[str, ...],
+    dtype: str,
+    split: str | None,
+    as_json: bool,
+) -> None:
+    """Published features below SRC -> a feature store. FORMAT is a name from `wsvad ls formats`.
+
+    Each file is found by its video's name and checked; one that is refused is named with the reason, and makes the exit
+    code 1.
+    """
+    from data import manifest as manifests
+    from data.importers import import_features
+
+    videos = [v for v in manifests.read(manifest) if split in (None, v.split)]
+    report = import_features(format_name, src, videos, out, options=options, dtype=dtype)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(json.dumps({**report.as_dict(), "store": str(out)}) if as_json else report.describe(out))
+    sys.exit(int(bool(report.failures)))
+
+
+@main.command("export")
+@click.argument("root", metavar="STORE", type=_PATH)
+@click.option("--like", required=True, help="The layout to write: rtfm, rocng, urdmu or xd.")
+@click.option("--out", type=_PATH, required=True, help="A folder for the files and their lists.")
+@click.option("--manifest", type=_PATH, help="The videos, for lists in the order that the other code wants.")
+@_json_option
+def export(root: Path, like: str, out: Path, manifest: Path | None, as_json: bool) -> None:
+    """A feature store -> the files that other people's code reads."""
+    from data import manifest as manifests
+    from data.exporters import export_features
+    from data.store import FeatureStore
+
+    videos = manifests.read(manifest) if manifest else None
+    report = export_features(FeatureStore(root), out, like, videos)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(json.dumps({**report.as_dict(), "out": str(out)}) if as_json else report.describe(out))
+    sys.exit(int(bool(report.failures)))
+
+
 @main.group()
 def store() -> None:
     """Look into a feature store, and check every file of it."""
@@ -320,6 +375,10 @@ def train(
 @click.option("--manifest", type=_PATH, help="Other videos than the run's own.")
 @click.option("--features", type=_PATH, multiple=True, help="Where the features are now, when the stores have moved.")
 @click.option("--allow-missing", is_flag=True, help="Leave out videos without features; they are listed in the result.")
+@click.option("--crop", help="Score one crop, by name.  [the mean over all]")
+@click.option(
+    "--bootstrap", type=click.IntRange(0), default=0, help="Draws of whole videos for 95 % intervals.  [none]"
+)
 @click.option("--device", default="cpu", show_default=True)
 @_json_option
 @_plugins
@@ -330,6 +389,8 @@ def evaluate(
     manifest: Path | None,
     features: tuple[Path, ...],
     allow_missing: bool,
+    crop: str | None,
+    bootstrap: int,
     device: str,
     as_json: bool,
     plugins: tuple[Path, ...],
@@ -346,6 +407,8 @@ def evaluate(
         manifest_path=manifest,
         feature_roots=features,
         allow_missing=allow_missing,
+        crop=crop,
+        resamples=bootstrap,
         device=device,
     )
     click.echo(json.dumps(result.numbers) if as_json else describe(result.numbers))
@@ -354,17 +417,37 @@ def evaluate(
 
 def describe(numbers: dict[str, Any]) -> str:
     """An evaluation as lines of text."""
-    shown = {k: "-" if (v := numbers[k]) is None else f"{v:.4f}" for k in ("auc", "ap", "pr_auc", "ano_auc", "far")}
+
+    def show(name: str) -> str:
+        value = numbers[name]
+        if value is None:
+            return "-"
+        interval = numbers.get("ci95", {}).get(name)
+        return f"{value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+
+    threshold = f"{numbers['far_threshold']:g}"
     lines = [
-        f"frame AUC {shown['auc']}   AP (stepwise) {shown['ap']}   PR-AUC (trapezoid) {shown['pr_auc']}",
-        f"Ano-AUC (anomalous videos) {shown['ano_auc']}   false alarms on normal videos, score >= "
-        f"{numbers['far_threshold']:g}: {shown['far']}",
+        f"frame AUC {show('auc')}   AP (stepwise) {show('ap')}   PR-AUC (trapezoid) {show('pr_auc')}",
+        f"anomalous videos alone: AUC {show('ano_auc')}   AP {show('ano_ap')}   "
+        f"false alarms on normal videos, score >= {threshold}: {show('far')}",
+        f"EER {show('eer')}   score gap {show('score_gap')}   video-level AUC {show('video_auc')}   "
+        f"events found at {threshold}: {show('events_detected')}",
         f"{numbers['videos']} videos, {numbers['frames']} frames, {numbers['positives']} anomalous; "
-        f"protocol '{numbers['protocol']}', smoothing over {numbers['smooth_clips']} clips",
+        f"protocol '{numbers['protocol']}', crops: {numbers['crops']}, smoothing over {numbers['smooth_clips']} clips",
         f"selected by: {numbers['selected_by']}",
         f"recipe {numbers['recipe']}, head {numbers['head']}, seed {numbers['seed']}, "
         f"features {', '.join(numbers['features'])}",
     ]
+    for kind, values in numbers["classes"].items() if len(numbers["classes"]) > 1 else ():
+        shown = {k: "-" if v is None else f"{v:.4f}" for k, v in values.items()}
+        lines.append(
+            f"  {kind:<14} {values['videos']:>3} videos   AUC in its videos {shown['auc_own']}, against the rest "
+            f"{shown['auc_rest']}   AP {shown['ap_own']}, {shown['ap_rest']}"
+        )
+    if "ci95" in numbers:
+        lines.append(f"in brackets: 95 % intervals, {numbers['ci95_about']}")
+    if "features" in numbers["lengths_from"]:
+        lines.append("true lengths are unknown: a video counts for the frames of its features")
     if numbers["random_weights"]:
         lines.append("WARNING: these features come from a net with random weights; the numbers say nothing about it")
     if numbers["missing"]:

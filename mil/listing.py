@@ -26,6 +26,10 @@ def listing(kind: str) -> list[dict[str, Any]]:
         from mil.heads import heads
 
         return [{"name": n, "about": _first_line(heads.get(n)), "paper": heads.get(n).paper} for n in heads]
+    if kind == "formats":
+        from data.importers import importers
+
+        return [{"name": name, "about": _first_line(importers.get(name))} for name in importers]
     from extract.backbones import backbones
 
     return [
