@@ -54,10 +54,20 @@ def index_dataset(name: str, root: Path, options: Sequence[str]) -> DatasetIndex
             )
         kind = parameters[key].annotation
         try:
-            given[key] = kind(value) if kind in (int, float, str) else Path(value)
-        except ValueError:
-            raise ValueError(f"option {key} of dataset {name} must be of type {kind.__name__}, got '{value}'") from None
+            given[key] = _converted(value, kind)
+        except (KeyError, ValueError):
+            wanted = "yes or no" if kind is bool else f"of type {kind.__name__}"
+            raise ValueError(f"option {key} of dataset {name} must be {wanted}, got '{value}'") from None
     return reader(root.resolve(), **given)
+
+
+_BOOLS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+
+def _converted(value: str, kind: Any) -> Any:
+    if kind is bool:
+        return _BOOLS[value.lower()]
+    return kind(value) if kind in (int, float, str) else Path(value)
 
 
 def _first_line(thing: object) -> str:

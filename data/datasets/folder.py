@@ -84,7 +84,7 @@ def _check_manifest(path: Path) -> DatasetIndex:
     good: list[Video] = []
     problems: list[str] = []
     for video in manifest.read(path):
-        if video.path and not Path(video.path).is_file():
+        if video.path and not Path(video.path).exists():  # a folder: of frames
             problems.append(f"{video.id}: no file {video.path}; correct its path in {path}")
         elif video.split == "test" and video.label and not video.events:
             problems.append(f"{video.id}: an anomalous test video without events; add spans as start-stop in {path}")

@@ -2,11 +2,11 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from data.types import Event
+from data.types import Event, Video
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"})
 
@@ -31,10 +31,15 @@ FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
 def find_frame_folders(root: Path) -> dict[str, list[Path]]:
     """Folders below `root` that hold the frames of a video as pictures, by their name."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for folder in sorted({p.parent for p in root.rglob("*") if p.suffix.lower() in FRAME_SUFFIXES}):
+    for folder in sorted({p.parent for p in root.rglob("*") if is_frame(p)}):
         if not folder.name.startswith("."):
             found[folder.name].append(folder)
     return dict(found)
+
+
+def is_frame(path: Path) -> bool:
+    """Whether a file is a picture by its name; hidden ones, such as ._001.tif in UCSD's archive, are none."""
+    return path.suffix.lower() in FRAME_SUFFIXES and not path.name.startswith(".")
 
 
 def one_file(files: Mapping[str, list[Path]], stem: str, entry: str) -> Path:
@@ -74,6 +79,25 @@ def base_name(entry: str) -> str:
     name = PurePosixPath(entry.replace("\\", "/")).name
     suffix = PurePosixPath(name).suffix
     return name[: -len(suffix)] if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+def video_of_feature(entry: str) -> str:
+    """The video's name in a line that names a feature file, `dir\\NAME__0.npy 1`, or the file's own: only the last
+    `__0` or `__vggish` (or TEVAD's `_i3d`) is cut off, since names hold `__` themselves. Other lines: `base_name`."""
+    match = _FEATURE_LINE.match(entry)
+    return _CROP.sub("", base_name(match[1])) if match else base_name(entry)
+
+
+_FEATURE_LINE = re.compile(r"""^["']?(.+?)\.npy["']?(?:[\s,].*)?$""", re.IGNORECASE)
+_CROP = re.compile(r"(?:__(?:\d+|vggish)|_i3d)$")
+
+
+def length_notes(videos: Sequence[Video]) -> list[str]:
+    """What is to be said where there are no video files to count the frames of."""
+    unknown = sum(v.num_frames is None for v in videos)
+    if not unknown:
+        return []
+    return [f"{unknown} of {len(videos)} videos have no num_frames: their lengths will come from the features"]
 
 
 @dataclass(frozen=True)

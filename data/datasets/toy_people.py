@@ -11,7 +11,7 @@ import numpy as np
 
 from data.datasets.toy_draw import Colour, Place, Pose
 
-KINDS = ("fight", "panic", "fall")
+KINDS = ("fight", "fall", "panic")
 WALK, RUN = 0.85, 2.1  # body heights per second
 SKINS: tuple[Colour, ...] = ((236, 196, 165), (198, 145, 106), (141, 92, 60), (92, 60, 42))
 HAIRS: tuple[Colour, ...] = ((34, 28, 24), (86, 58, 34), (150, 116, 70), (140, 140, 140))

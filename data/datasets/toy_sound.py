@@ -21,10 +21,11 @@ def play(cues: Sequence[Cue], num_frames: int, fps: float, rng: Rng) -> NDArray[
     total = round(num_frames / fps * RATE)
     sound = 0.015 * _noise(total, rng, 400.0) + 0.004 * np.sin(2 * np.pi * 100 * np.arange(total) / RATE)
     for cue in cues:
-        start = round(cue.frame / fps * RATE)
-        count = min(round(cue.seconds * RATE), total - start)
-        if count > 0 and start >= 0:
-            sound[start : start + count] += cue.strength * _VOICES[cue.name](count, rng)
+        start, count = round(cue.frame / fps * RATE), round(cue.seconds * RATE)
+        wave = cue.strength * _VOICES[cue.name](count, rng) if count > 0 else np.zeros(0)
+        first, last = max(start, 0), min(start + count, total)  # some begin before the video, or outlast it
+        if first < last:
+            sound[first:last] += wave[first - start : last - start]
     return np.tanh(sound).astype(np.float32)
 
 
