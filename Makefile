@@ -69,7 +69,7 @@ format: $(VENV)/.installed ## ruff puts the code in shape
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed ## the measurements of the README, on this machine
-	$(BIN)/python benchmarks/extract.py
+	$(BIN)/python benchmarks/extraction.py
 
 clean: ## what the targets above made; not the environment
 	rm -rf "$(OUT)" build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

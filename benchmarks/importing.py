@@ -1,8 +1,8 @@
 """Import speed beside plain file reading: `python benchmarks/importing.py [--folder DIR]`.
 
-Files are (T, 10, 2048) float32 as RTFM publishes them, read warm. All sides are measured in turn, in one run; medians
-are printed. Reading, checking and making crop-major is one figure, the whole import with its store (two checksums,
-fsync) another. Prints a Markdown table.
+Files are (T, 10, 2048) float32 as RTFM publishes them, read warm and from the disk. All sides are measured in turn,
+in one run; medians are printed. Reading, checking and making crop-major is one figure, the whole import with its store
+(checksum, read back, fsync) another. Prints a Markdown table.
 """
 
 import os
@@ -42,6 +42,14 @@ def each(work: Callable[[Path], object], paths: Sequence[Path]) -> None:
         work(path)
 
 
+def forget(paths: Sequence[Path]) -> None:
+    """Has the system drop the files from its cache, so that the next reading comes from the disk."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def naive(path: Path) -> None:
     """What most code does: load, check, transpose."""
     x = np.load(path)
@@ -56,13 +64,15 @@ def resave(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def measure(sides: dict[str, Callable[[], None]], runs: int) -> dict[str, list[float]]:
+def measure(
+    sides: dict[str, Callable[[], None]], runs: int, before: Callable[[], None] | None = None
+) -> dict[str, list[float]]:
     """Seconds of each side, in turn, each after one run that is not counted: memory that the side before it gave back
     to the system costs page faults."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(runs):
         for name, work in sides.items():
-            work()
+            (before or work)()
             began = time.perf_counter()
             work()
             found[name].append(time.perf_counter() - began)
@@ -97,7 +107,7 @@ def main(folder: Path | None, count: int, runs: int) -> None:
         fmt = format_of("rtfm")
         files = SourceFolder(src, fmt)
         half = replace(fmt, spec=replace(fmt.spec, dtype="float16"))
-        stores = (Path(made) / f"store{i}" for i in range(2 * runs))
+        stores = (Path(made) / f"store{i}" for i in range(3 * runs))
 
         def read(reader: Callable[[Video, list[Path], Format], object], as_format: Format = fmt) -> None:
             for v in videos:
@@ -116,8 +126,14 @@ def main(folder: Path | None, count: int, runs: int) -> None:
             "import, whole, into a store": whole,
         }
         found = measure(sides, runs)
+        cold = {
+            name: sides[name]
+            for name in ("plain: np.load", "import: read, check, crop-major", "import, whole, into a store")
+        }
+        from_disk = measure(cold, runs, lambda: forget(paths))
     click.echo(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {count} files, {size / 1e6:.0f} MB\n")
-    click.echo("\n".join(table(found, size)))
+    click.echo("\n".join(["Warm, from the system's cache:", "", *table(found, size), ""]))
+    click.echo("\n".join(["Cold, from the disk:", "", *table(from_disk, size)]))
 
 
 if __name__ == "__main__":

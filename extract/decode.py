@@ -5,6 +5,7 @@ follow references to other files or the network.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -37,47 +38,81 @@ class DecodeError(ValueError):
         super().__init__(f"{path}: {reason}; {remedy}")
 
 
-class VideoReader:
-    """Frames of one file in order: `with VideoReader(path) as reader: for frame in reader: ...`.
+class Reader(ABC):
+    """Frames of one video in order: `with VideoReader(path) as reader: for frame in reader: ...`.
 
     Args:
-        path: a local video file.
+        path: a local video file, or a folder of pictures.
         resize: "none"; "160x120:area", width x height; or "short120:area", the short side with the aspect kept.
             Filters: area, bilinear, bicubic, fast_bilinear.
         color: "rgb", "bgr" or "gray" (luma, at the full range 0..255 as in RGB).
 
-    A rotation in the file's metadata is applied, as a player does, before resizing rules are read.
-    After the last frame `num_frames` is exact and `notes` says what is unusual about the file.
+    `fps` is None where the source does not say, `num_bytes` is its size. A rotation in the file's metadata is applied,
+    as a player does, before resizing rules are read. After the last frame `num_frames` is exact and `notes` says what
+    is unusual about the file.
 
     Raises:
-        DecodeError: on opening (no file, empty, no video in it) and while reading (truncated, damaged, changed size).
+        DecodeError: on opening (nothing there, empty, no video in it) and while reading (truncated, damaged, changed
+            size).
     """
+
+    fps: float | None = None
 
     def __init__(self, path: Path | str, *, resize: str = "none", color: str = "rgb") -> None:
         self.path = Path(path)
         self.num_frames = 0
+        self.num_bytes = 0
         self.notes: list[str] = []
         self._rule = parse_resize(resize)
         if color not in _FORMATS:
             raise ValueError(f"color must be one of {', '.join(_FORMATS)}, got '{color}'")
         self._format = _FORMATS[color]
         self._reformatter = VideoReformatter()  # kept: a new one per frame builds a scaler each time, 2.4x slower
-        self._container = self._open()
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "NONE"
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.fps: float | None = float(rate) if rate else None
-        if self.fps is not None and self.fps < _LOW_FPS:
-            self.notes.append(
-                f"{self.fps:g} frames/s: 16 frames last {16 / self.fps:.1f} s; motion looks faster than it is"
-            )
 
-    def __enter__(self) -> "VideoReader":
+    def __enter__(self) -> "Reader":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of what is open."""
+        return
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def _convert(self, frame: av.VideoFrame, width: int, height: int, rotation: int) -> Frame:
+        turned = rotation in (90, 270)
+        w, h = target_size(self._rule, height, width) if turned else target_size(self._rule, width, height)
+        if turned:
+            w, h = h, w
+        interpolation = _FILTERS[self._rule[1]] if self._rule else Interpolation.BILINEAR
+        small = self._reformatter.reformat(
+            frame, width=w, height=h, format=self._format, interpolation=interpolation, threads=1
+        )
+        image: Frame = np.asarray(small.to_ndarray(), dtype=np.uint8)
+        # the rotation is counter-clockwise, in degrees, as numpy's
+        return np.ascontiguousarray(np.rot90(image, rotation // 90)) if rotation else image
+
+
+class VideoReader(Reader):
+    """Frames of a video file."""
+
+    def __init__(self, path: Path | str, *, resize: str = "none", color: str = "rgb") -> None:
+        super().__init__(path, resize=resize, color=color)
+        self._container = self._open()
+        self.num_bytes = self.path.stat().st_size
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "NONE"
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.fps = float(rate) if rate else None
+        self.notes += slow(self.fps)
+
+    def close(self) -> None:
+        """Closes the file."""
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -101,7 +136,7 @@ class VideoReader:
                     self.num_frames += 1
                     yield self._convert(frame, *shape)
         except (av.error.FFmpegError, OSError) as error:
-            raise self._damaged(f"decoding stops after {self.num_frames} frames ({_reason(error)})") from error
+            raise self._damaged(f"decoding stops after {self.num_frames} frames ({reason_of(error)})") from error
         if self.num_frames == 0:
             raise self._damaged("no frame can be decoded")
         # the index leaves out what an edit list cuts away (a clip trimmed on a phone); the count in the header does not
@@ -115,19 +150,6 @@ class VideoReader:
             self.path, reason, "copy or download it again, or re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4"
         )
 
-    def _convert(self, frame: av.VideoFrame, width: int, height: int, rotation: int) -> Frame:
-        turned = rotation in (90, 270)
-        w, h = target_size(self._rule, height, width) if turned else target_size(self._rule, width, height)
-        if turned:
-            w, h = h, w
-        interpolation = _FILTERS[self._rule[1]] if self._rule else Interpolation.BILINEAR
-        small = self._reformatter.reformat(
-            frame, width=w, height=h, format=self._format, interpolation=interpolation, threads=1
-        )
-        image: Frame = np.asarray(small.to_ndarray(), dtype=np.uint8)
-        # the rotation is counter-clockwise, in degrees, as numpy's
-        return np.ascontiguousarray(np.rot90(image, rotation // 90)) if rotation else image
-
     def _open(self) -> "av.container.InputContainer":
         if not self.path.is_file():
             raise DecodeError(self.path, "no such file", "correct its path in the manifest")
@@ -138,12 +160,19 @@ class VideoReader:
             container = av.open(f"file:{self.path}", options=options)
         except (av.error.FFmpegError, OSError) as error:
             raise DecodeError(
-                self.path, f"not a video, or cut off ({_reason(error)})", "copy or download it again, or take it out"
+                self.path, f"not a video, or cut off ({reason_of(error)})", "copy or download it again, or take it out"
             ) from error
         if not container.streams.video:
             container.close()
             raise DecodeError(self.path, "the file holds no video stream", "take it out of the manifest")
         return container
+
+
+def slow(fps: float | None) -> list[str]:
+    """A note on a frame rate at which clips last longer than usual."""
+    if fps is None or fps >= _LOW_FPS:
+        return []
+    return [f"{fps:g} frames/s: 16 frames last {16 / fps:.1f} s; motion looks faster than it is"]
 
 
 ResizeRule = tuple[tuple[int, int] | int, str] | None
@@ -171,5 +200,6 @@ def target_size(rule: ResizeRule, width: int, height: int) -> tuple[int, int]:
     return max(round(width * size / short), 1), max(round(height * size / short), 1)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What the system or FFmpeg says, for the middle of a sentence."""
     return str(getattr(error, "strerror", None) or error).strip().lower()

@@ -431,7 +431,7 @@ def describe(numbers: dict[str, Any]) -> str:
         f"anomalous videos alone: AUC {show('ano_auc')}   AP {show('ano_ap')}   "
         f"false alarms on normal videos, score >= {threshold}: {show('far')}",
         f"EER {show('eer')}   score gap {show('score_gap')}   video-level AUC {show('video_auc')}   "
-        f"events found at {threshold}: {show('events_detected')}",
+        f"events found at {threshold}: {show('events_detected')}   mAP of spans, IoU 0.1 to 0.5: {show('map_iou')}",
         f"{numbers['videos']} videos, {numbers['frames']} frames, {numbers['positives']} anomalous; "
         f"protocol '{numbers['protocol']}', crops: {numbers['crops']}, smoothing over {numbers['smooth_clips']} clips",
         f"selected by: {numbers['selected_by']}",

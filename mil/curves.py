@@ -1,14 +1,15 @@
 """ROC and precision-recall over millions of frames: runs are counted, not repeated; scores are sorted once.
 
-A clip's score stands on all its frames, so a video of F frames holds far fewer different scores. A Tally keeps, for
-each different score of each video, how many normal and how many anomalous frames carry it. Every area below is exact:
-the value that sklearn gives for the frames written out.
+A clip's score stands on all its frames, so a video of F frames holds far fewer runs of equal scores. A Tally keeps, for
+each run of each video, how many normal and how many anomalous frames it has. Every area below is exact: the value that
+sklearn gives for the frames written out.
 
 Conventions: P and N are anomalous and normal frames; a threshold admits scores >= it; R resamples.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,13 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tally:
-    """Frames counted by score, highest score first.
+    """Runs of equally scored frames, highest score first.
 
     Args:
-        scores: (M,) descending; equal ones stand together, one per video.
+        scores: (M,) descending, of M runs.
         video: (M,) index of the video.
-        positives, negatives: (M,) frames of that video with that score.
-        ends: (U,) index of the last entry of each different score: ties are passed in one step.
+        positives, negatives: (M,) anomalous and normal frames of the run.
+        ends: (U,) index of the last run of each different score: ties are passed in one step.
     """
 
     scores: Floats
@@ -47,9 +48,9 @@ class Tally:
             positives.append(high)
             negatives.append(counts - high)
         joined = np.concatenate(scores)
-        order = np.argsort(-joined, kind="stable")
+        order = np.argsort(-joined)
         joined = joined[order]
-        ends = np.append(np.flatnonzero(np.diff(joined)), len(joined) - 1)
+        ends = np.append(np.flatnonzero(joined[1:] != joined[:-1]), len(joined) - 1)
         where, high, low = (np.concatenate(parts)[order] for parts in (index, positives, negatives))
         return cls(joined, where, high, low, ends)
 
@@ -58,12 +59,30 @@ class Tally:
         high, low = np.cumsum(self.positives)[self.ends], np.cumsum(self.negatives)[self.ends]
         return high.astype(np.float64), low.astype(np.float64)
 
-    def weighted_counts(self, weights: NDArray[np.float64]) -> tuple[Floats, Floats]:
-        """The same with every video counted `weights` times, (R, V) -> (R, U) each."""
-        per_entry = weights[:, self.video]
-        high = np.cumsum(per_entry * self.positives, axis=1)[:, self.ends]
-        low = np.cumsum(per_entry * self.negatives, axis=1)[:, self.ends]
-        return high, low
+    def weighted_counts(self, weights: Ints) -> tuple[Floats, Floats]:
+        """The same with every video counted `weights` times, (R, V) -> (R, C) each, at the `corners` alone."""
+        found = []
+        for videos, counts, until in self._corners:
+            sums = np.zeros((len(weights), len(videos) + 1), dtype=np.int64)  # whole numbers add up nine times as fast
+            np.cumsum(np.take(weights, videos, axis=1) * counts, axis=1, out=sums[:, 1:])
+            found.append(np.take(sums, until, axis=1).astype(np.float64))
+        return found[0], found[1]
+
+    @property
+    def corners(self) -> Ints:
+        """Thresholds, (C,) indices into U, that no area below can do without: those that admit anomalous frames, the
+        ones before those, and the last. At the others nothing but normal frames is added, between two that are kept."""
+        admits = np.diff(np.cumsum(self.positives)[self.ends], prepend=0) > 0
+        return np.flatnonzero(admits | np.append(admits[1:], True))
+
+    @cached_property
+    def _corners(self) -> tuple[tuple[Ints, Ints, Ints], ...]:
+        """For anomalous, then normal frames: video and number of each run with some, runs down to each corner."""
+        ends, found = self.ends[self.corners], []
+        for counts in (self.positives, self.negatives):
+            some = np.flatnonzero(counts)
+            found.append((self.video[some], counts[some], np.searchsorted(some, ends, side="right")))
+        return tuple(found)
 
     @property
     def thresholds(self) -> Floats:
@@ -102,13 +121,8 @@ def _precision(high: Floats, low: Floats) -> Floats:
 
 
 def _runs(video: FrameScores) -> tuple[Floats, Ints, Ints]:
-    """Different scores of a video, ascending, with the number of frames and of anomalous frames that carry each."""
-    changes = np.flatnonzero(np.diff(video.scores)) + 1
+    """Score, number of frames and of anomalous frames of each run of equal scores."""
+    changes = np.flatnonzero(video.scores[1:] != video.scores[:-1]) + 1
     starts = np.concatenate([[0], changes])
     lengths = np.diff(np.append(starts, len(video.scores)))
-    high = np.add.reduceat(video.labels.astype(np.int64), starts)
-    values, where = np.unique(video.scores[starts], return_inverse=True)
-    counts = np.zeros((2, len(values)), dtype=np.int64)
-    np.add.at(counts[0], where, lengths)
-    np.add.at(counts[1], where, high)
-    return values, counts[0], counts[1]
+    return video.scores[starts], lengths, np.add.reduceat(video.labels, starts, dtype=np.int64)

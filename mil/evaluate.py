@@ -12,6 +12,7 @@ import torch
 
 from data import manifest
 from data.files import aside, write_text
+from data.grid import ClipGrid
 from data.registry import suggest
 from data.store import FeatureStore
 from data.types import Event, FrameScores, SpecMismatchError, Video
@@ -84,10 +85,11 @@ def evaluate_run(
         features, grid, _ = read_features(stores, video.id)
         if crop is not None:
             features = {name: _one_crop(x, stores, name, crop) for name, x in features.items()}
-        if not rule.by_snippet:
+        if rule.by_snippet:
+            _check_reach(video, grid, rule.num_frames(grid), "features" not in origins)
+        else:
             clamped += [video.id] * _check_length(video, grid.num_frames)
-        if rule.shots is not None:
-            features = {name: protocol.pool_shots(x, rule.shots) for name, x in features.items()}
+            features = {name: rule.pool(x, grid) for name, x in features.items()}
         scores = score_clips(kept.model, features, torch.device(device))
         scored.append(rule.frame_scores(video, protocol.smooth(scores, kept.config.evaluate.smooth), grid))
         events[video.id] = rule.events(video, len(scored[-1].labels))
@@ -165,6 +167,20 @@ def _one_crop(x: Array, stores: Sequence[FeatureStore], modality: str, crop: str
         raise ValueError(f"no crop '{crop}' in these features.{suggest(crop, list(crops))}")
     chosen: Array = x[crops.index(crop)][None]
     return chosen
+
+
+def _check_reach(video: Video, grid: ClipGrid, num_frames: int, length_known: bool) -> None:
+    """Raises ValueError when the features cannot be joined to the annotated frames."""
+    if grid.tail == "equal" and not length_known:
+        raise ValueError(
+            f"{video.id}: its features are {len(grid)} equal parts of a video of unknown length, so that no score has "
+            "a frame; put num_frames into the manifest and import again"
+        )
+    if late := [e.start for e in video.events if e.start >= num_frames + grid.stride]:  # features may drop a tail
+        raise ValueError(
+            f"{video.id}: an event starts at frame {late[0]}, but its features end at {num_frames}; the features or "
+            "the annotation are another video's"
+        )
 
 
 def _check_length(video: Video, num_frames: int) -> bool:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from data.types import Event, FrameScores
 from mil.curves import Tally, roc_area, step_precision, trapezoid_precision
+from mil.detection import detection_map
 
 Scores = NDArray[np.float64]
 Labels = NDArray[np.uint8]
@@ -118,8 +119,8 @@ def per_class(
         event, anomalous against normal ones; rest: such frames against all others of all videos.
     """
     found: dict[str, dict[str, float | int | None]] = {}
-    for kind in sorted({e.kind for list_ in events.values() for e in list_ if e.kind}):
-        holders = {name for name, list_ in events.items() if any(e.kind == kind for e in list_)}
+    for kind in sorted({e.kind for v in videos for e in events.get(v.video_id, ()) if e.kind}):
+        holders = {v.video_id for v in videos if any(e.kind == kind for e in events.get(v.video_id, ()))}
         own = Tally.of([v for v in videos if v.video_id in holders]).counts()
         rest = []
         for video in videos:
@@ -155,7 +156,8 @@ def evaluate(
     Returns:
         auc, ap, pr_auc; ano_auc and ano_ap, over the frames of anomalous videos alone; far, far_strict, over those of
         normal videos alone, and far_threshold; eer, best_f1 and its threshold; score_gap; video_auc; delay_frames and
-        events_detected; classes (per class) and the means over them, class_auc_own and so on; the counts frames,
+        events_detected; map_iou_0.1 to map_iou_0.5 and their mean map_iou, of spans of any kind (a head without class
+        scores has one class; mil/detection.py takes several); classes (per class) and the means over them, class_auc_own and so on; the counts frames,
         positives, videos, anomalous_videos.
 
     Raises ValueError for no videos, or one that is given twice.
@@ -174,6 +176,8 @@ def evaluate(
     f1, f1_threshold = best_f1(tally)
     delay, detected = detection_delay(videos, threshold)
     classes = per_class(videos, events or {})
+    found = {v.video_id: v.scores for v in videos}
+    true = {name: [replace(e, kind="") for e in list_] for name, list_ in (events or {}).items()}
     return {
         "auc": _number(roc_area(*pooled)),
         "ap": _number(step_precision(*pooled)),
@@ -190,6 +194,7 @@ def evaluate(
         "video_auc": video_auc(videos),
         "delay_frames": delay,
         "events_detected": detected,
+        **detection_map({"": found}, true),
         "frames": sum(len(v.labels) for v in videos),
         "positives": int(pooled[0][-1]),
         "videos": len(videos),

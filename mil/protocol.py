@@ -47,11 +47,26 @@ class Protocol:
         """F that counts for a video of that grid."""
         return len(grid) * grid.stride if self.by_snippet and grid.tail != "equal" else grid.num_frames
 
+    def pool(self, x: NDArray[np.float32], grid: ClipGrid) -> NDArray[np.float32]:
+        """Features (K, N, D) as the head is to score them: (K, shots, D), or clip by clip as they are.
+
+        Raises ValueError for parts of a video that somebody has pooled, but into another number.
+        """
+        if self.shots is None or (grid.tail == "equal" and len(grid) == self.shots):
+            return x
+        if grid.tail == "equal":
+            raise ValueError(
+                f"protocol '{self.name}' pools clips into {self.shots} segments, but these features are {len(grid)} "
+                "equal parts of a video already; use --protocol frames or snippets"
+            )
+        return pool_shots(x, self.shots)
+
     def frame_scores(self, video: Video, scores: NDArray[np.float64], grid: ClipGrid) -> FrameScores:
         """Scores (N,) of a video's clips, or (shots,), -> frame scores and labels (F,)."""
         total = self.num_frames(grid)
         if self.shots is not None:
-            stops = (shot_bounds(len(grid), self.shots)[1:] * grid.stride).astype(np.int64)
+            clips = max(total // grid.stride, 1) if grid.tail == "equal" else len(grid)  # those that were pooled
+            stops = shot_bounds(clips, self.shots)[1:] * grid.stride
             frames = np.minimum(np.searchsorted(stops, np.arange(total), side="right"), self.shots - 1)
             spread = scores[frames]
         elif self.stretch:

@@ -42,7 +42,7 @@ def resume_run(recipe: str, out: Path, *, device: str = "cpu") -> tuple[RunDir, 
         raise RunError(f"the run {out} is of recipe '{config.recipe}', not '{recipe}'; resume it by its own name")
     if run.status["state"] == "done":
         raise RunError(f"the run {out} is done ({run.status['selected_by']}); now: wsvad eval {out}")
-    stores = open_stores(run.feature_roots)
+    stores = run.open_stores()
     # the same videos as at the start: a lost feature file or a late one would change every batch
     left_out = run.left_out
     train = load_videos([v for v in run.videos if v.split == "train" and v.id not in left_out], stores)

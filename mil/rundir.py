@@ -20,7 +20,7 @@ from typing import Any
 from data import manifest
 from data.files import write_text
 from data.store import FeatureStore
-from data.types import Video
+from data.types import FeatureSpec, Video
 from mil.config import Config, validate
 
 _PACKAGES = ("wsvad", "torch", "numpy", "h5py", "scikit-learn", "av", "opencv-contrib-python-headless")
@@ -52,7 +52,7 @@ class RunDir:
         left_out: Sequence[str] = (),
     ) -> "RunDir":
         """Makes the folder with all that goes in. Raises RunError when something is there already."""
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        if root.exists() and not _is_free(root):
             raise RunError(
                 f"{root} exists and is never overwritten; choose another --out, or continue it with --resume"
             )
@@ -87,6 +87,15 @@ class RunDir:
         """Where the stores were, one per modality."""
         return [Path(f["root"]) for f in json.loads((self.root / "features.json").read_text())]
 
+    def open_stores(self) -> list[FeatureStore]:
+        """The stores it was trained on. Raises SpecMismatchError when other features lie there now."""
+        stores = []
+        for found in json.loads((self.root / "features.json").read_text()):
+            store = FeatureStore(found["root"])
+            store.spec.check_equal(FeatureSpec.from_json(json.dumps(found["spec"])), f"the store {store.root}")
+            stores.append(store)
+        return stores
+
     @property
     def left_out(self) -> set[str]:
         """Ids of the training videos that had no features when the run began."""
@@ -120,6 +129,12 @@ class RunDir:
         path = self.root / "status.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"state": "new"}
         return found
+
+
+def _is_free(root: Path) -> bool:
+    """Whether nothing is lost by starting a run here: an empty folder, or what a kill left before config.yaml."""
+    begun = {"checkpoints", "eval", "manifest.csv", "features.json", "environment.json", "left_out.txt"}
+    return root.is_dir() and all(p.name in begun or p.name.endswith(".tmp") for p in root.iterdir())
 
 
 def _environment(command: Sequence[str]) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def small_config(*overrides: str, recipe: str = "motion_ranking", **top: Any) ->
         "data.count=8",
         "data.scale=standardize",
         "data.clamp=null",
+        "evaluate.smooth=1",
         "train.steps=12",
         "train.pairs=4",
         "train.log_every=2",

@@ -17,7 +17,8 @@ from data.store import FeatureStore
 from data.types import SpecMismatchError, Video
 from extract.backbones import BackboneError, backbones
 from extract.decode import DecodeError, VideoReader
-from extract.runner import extract_all, extract_video
+from extract.runner import extract_all
+from extract.video import extract_video
 from mil.cli import main
 from tests.helpers import numbered_frames, run_cli, write_small
 

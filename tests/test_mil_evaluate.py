@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import manifest
+from data.grid import ClipGrid
 from data.registry import UnknownNameError
 from data.store import FeatureStore
 from data.types import Event, FrameScores, SpecMismatchError, VideoFeatures
@@ -331,3 +332,159 @@ def test_smoothing_of_the_recipe_reaches_the_frames(world, tmp_path):
         for i in range(len(clips)):
             near = clips[max(i - 1, 0) : i + 2]
             assert a.scores[16 * i] == pytest.approx(near.mean(), abs=1e-12)
+
+
+# -- crops, intervals, and lengths nobody counted ---------------------------------------------------------------------
+
+
+def test_one_crop_by_name_scores_what_that_crop_alone_scores(world, run):
+    """The mean over the crops of their scores is what is printed without `crop`."""
+    names = world.stores[0].spec.crops
+    mean, alone = evaluate_run(run), [evaluate_run(run, crop=name) for name in names]
+    assert [r.path.name for r in alone] == [f"test-frames-{name}.json" for name in names]
+    assert [r.numbers["crops"] for r in (mean, *alone)] == ["mean of 2", *names]
+    model = checkpoint.load(run.checkpoint).model
+    scaler, head = model.scalers["rgb"], model.head
+    for k, result in enumerate(alone):
+        for found, video in zip(result.videos, world.test, strict=True):
+            x = (torch.from_numpy(world.stores[0].read(video.id).x[k]) - scaler.mean) / scaler.deviation
+            with torch.no_grad():
+                clips = head.fc3(head.fc2(head.fc1(x).relu())).sigmoid()[..., 0].double().numpy()
+            assert found.scores == pytest.approx(np.repeat(clips, 16)[: video.num_frames], abs=1e-6)
+    assert alone[0].numbers["auc"] != alone[1].numbers["auc"]
+    for one, other, both in zip(alone[0].videos, alone[1].videos, mean.videos, strict=True):
+        assert both.scores == pytest.approx((one.scores + other.scores) / 2, abs=1e-6)
+
+
+def test_a_crop_that_is_not_there_is_refused_with_a_suggestion(run):
+    with pytest.raises(ValueError, match=r"no crop 'crop_1' in these features. Did you mean 'crop1'"):
+        evaluate_run(run, crop="crop_1")
+    assert not (run.root / "eval" / "test-frames-crop_1.json").exists()
+
+
+def test_one_crop_beside_sound_that_has_no_crops(tmp_path):
+    world = make_world(tmp_path, train=2, test=2, crops=2, modalities=("rgb", "audio"))
+    config = small_config("train.steps=1")
+    run = world.run("run", config)
+    fit(config, world.train, world.stores, run)
+    first, other = (evaluate_run(run, crop=f"crop{k}").numbers for k in (0, 1))
+    assert (first["crops"], other["crops"]) == ("crop0", "crop1")
+    assert first["auc"] != other["auc"]
+
+
+def test_intervals_hold_the_point_estimate_and_stand_in_the_file(run):
+    plain = evaluate_run(run).numbers
+    assert "ci95" not in plain
+    result = evaluate_run(run, resamples=500)
+    numbers = json.loads(result.path.read_text())
+    assert set(numbers["ci95"]) == {"auc", "ap", "pr_auc"}
+    for name, (low, high) in numbers["ci95"].items():
+        assert 0 <= low < numbers[name] < high <= 1, name
+    assert "500 bootstrap draws of whole videos" in numbers["ci95_about"]
+    assert {k: v for k, v in numbers.items() if not k.startswith("ci95")} == plain
+    again = evaluate_run(run, resamples=500).numbers
+    assert again["ci95"] == result.numbers["ci95"]
+
+
+def test_where_the_lengths_come_from_is_written(world, run):
+    numbers = evaluate_run(run).numbers
+    assert (numbers["lengths_from"], numbers["protocol"]) == (["decoded"], "frames")
+
+
+def of_unknown_length(world, root):
+    """The same features as somebody publishes them: T clips, and nobody knows how many frames there were."""
+    store = FeatureStore(root, world.stores[0].spec)
+    for video in world.videos:
+        f = world.stores[0].read(video.id)
+        grid = replace(f.grid, num_frames=16 * len(f.grid))
+        store.write(replace(f, grid=grid, length_from="features"))
+    return store
+
+
+def test_features_of_unknown_length_are_counted_by_snippet(world, run, tmp_path):
+    """auto is `snippets` then: 16 x T frames, labels from the annotation; what counts true frames is refused."""
+    store = of_unknown_length(world, tmp_path / "published")
+    videos = other_manifest(tmp_path / "bare.csv", unknown_length(world.videos))
+    result = evaluate_run(run, feature_roots=[store.root], manifest_path=videos)
+    clips = {v.id: len(world.stores[0].read(v.id).grid) for v in world.test}
+    assert (result.numbers["protocol"], result.numbers["lengths_from"]) == ("snippets", ["features"])
+    assert result.path.name == "test-snippets.json"
+    assert result.numbers["frames"] == 16 * sum(clips.values()) > sum(v.num_frames for v in world.test)
+    for found, video in zip(result.videos, world.test, strict=True):
+        assert len(found.labels) == 16 * clips[video.id]
+        assert np.flatnonzero(found.labels).tolist() == [f for e in video.events for f in range(e.start, e.stop)]
+    for name in ("frames", "ratio", "shots32"):
+        with pytest.raises(ValueError, match=f"protocol '{name}' counts every frame, .*use --protocol snippets"):
+            evaluate_run(run, feature_roots=[store.root], manifest_path=videos, protocol_name=name)
+
+
+@pytest.mark.parametrize("name", protocol.PROTOCOLS)
+def test_each_protocol_names_itself_its_frames_and_its_positives(world, run, name):
+    result = evaluate_run(run, protocol_name=name)
+    rule = protocol.get(name)
+    labels = [v.labels for v in result.videos]
+    numbers = result.numbers
+    assert (numbers["protocol"], numbers["protocol_about"]) == (name, rule.about)
+    assert (numbers["frames"], numbers["positives"]) == (sum(map(len, labels)), sum(int(y.sum()) for y in labels))
+    assert {"ap", "pr_auc"} == set(numbers["ap_definitions"])
+    moved = sum(
+        min(e.stop + rule.last, v.num_frames) - max(e.start + rule.first, 0) for v in world.test for e in v.events
+    )
+    assert numbers["positives"] == moved or rule.by_snippet
+    assert list(numbers["classes"]) == ["Planted"]
+
+
+def test_thirty_two_shots_are_pooled_before_they_are_scored(world, run):
+    """Against means of the clips of each shot, put through the head here, and written over the frames in order."""
+    result = evaluate_run(run, protocol_name="shots32")
+    model = checkpoint.load(run.checkpoint).model
+    scaler, head = model.scalers["rgb"], model.head
+    for found, video in zip(result.videos, world.test, strict=True):
+        x = torch.from_numpy(world.stores[0].read(video.id).x)
+        bounds = [int(1 + (x.shape[1] - 1) * i / 32 + 0.5) - 1 for i in range(33)]
+        shots = torch.stack([x[:, a : max(b, a + 1)].mean(1) for a, b in itertools.pairwise(bounds)], 1)
+        with torch.no_grad():
+            scores = head.fc3(head.fc2(head.fc1((shots - scaler.mean) / scaler.deviation).relu())).sigmoid()
+        expected = np.empty(video.num_frames)
+        for start, score in zip(bounds, scores[..., 0].mean(0).tolist(), strict=False):
+            expected[16 * start :] = score  # a later shot overwrites; the last one keeps the tail
+        assert found.scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_event_far_behind_the_features_is_another_videos(world, run, tmp_path):
+    """By snippet too: cut silently, an anomalous video would count as normal. A tail that features drop is allowed."""
+    victim = next(v for v in world.test if v.label)
+    reach = 16 * len(world.stores[0].read(victim.id).grid)
+
+    def with_event(start):
+        late = Event(start, start + 9)
+        videos = [replace(v, events=(late,)) if v.id == victim.id else v for v in unknown_length(world.videos)]
+        return other_manifest(tmp_path / f"{start}.csv", videos)
+
+    with pytest.raises(ValueError, match=f"{victim.id}: an event starts at frame {reach + 16}, but .* end at {reach};"):
+        evaluate_run(run, protocol_name="snippets", manifest_path=with_event(reach + 16))
+    numbers = evaluate_run(run, protocol_name="snippets", manifest_path=with_event(reach + 15)).numbers
+    assert numbers["anomalous_videos"] == 3
+
+
+def test_equal_parts_of_a_video_of_unknown_length_have_no_frames(tmp_path):
+    """Sultani's 32 segments without the frame counts: 512 frames would be an invention."""
+    world = make_world(tmp_path / "clips", train=2, test=2)
+    spec = replace(world.stores[0].spec, tail="equal")
+    stores = {}
+    for known in (True, False):
+        stores[known] = FeatureStore(tmp_path / f"parts-{known}", spec)
+        for video in world.videos:
+            x = np.random.default_rng(len(video.id)).normal(size=(1, 32, spec.dim)).astype(np.float32)
+            frames = video.num_frames if known else 512
+            grid = ClipGrid(frames, tail="equal", count=32)
+            origin = "manifest" if known else "features"
+            stores[known].write(VideoFeatures(video.id, x, grid, None, spec.crops, length_from=origin))
+    config = small_config("train.steps=1")
+    run = replace(world, stores=(stores[True],)).run("run", config)
+    fit(config, world.train, [stores[True]], run)
+    for name in protocol.PROTOCOLS:
+        assert evaluate_run(run, protocol_name=name).numbers["frames"] == sum(v.num_frames for v in world.test)
+    bare = other_manifest(tmp_path / "bare.csv", unknown_length(world.videos))
+    with pytest.raises(ValueError, match=r"32 equal parts of a video of unknown length.*num_frames into the manifest"):
+        evaluate_run(run, feature_roots=[stores[False].root], manifest_path=bare)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from data import manifest
 from data.store import FeatureStore
-from data.types import Video
+from data.types import SpecMismatchError, Video
 from mil import checkpoint
 from mil import train as training
 from mil.model import Model
@@ -332,6 +332,24 @@ def test_what_is_there_already_is_never_overwritten(world, tmp_path, kind):
     with pytest.raises(RunError, match="exists and is never overwritten"):
         start(world, place)
     assert (place if kind == "file" else place / "notes.txt").read_text() == "notes"
+
+
+def test_what_a_kill_left_before_the_run_began_is_used_again(world, tmp_path):
+    whole, _ = start(world, tmp_path / "whole")
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "begun" / "manifest.csv").write_text("torn")
+    run, _ = start(world, tmp_path / "begun")
+    assert results(run) == results(whole)
+
+
+def test_resume_refuses_other_features_in_the_place_of_its_own(world, tmp_path):
+    run, _ = start(world, tmp_path / "run")
+    (run.root / "status.json").unlink()
+    found = json.loads((run.root / "features.json").read_text())
+    found[0]["spec"]["resize"] = "64x64:area"
+    (run.root / "features.json").write_text(json.dumps(found))
+    with pytest.raises(SpecMismatchError, match="has resize='none', asked for '64x64:area'"):
+        resume_run("motion_ranking", run.root)
 
 
 def test_a_run_that_cannot_start_leaves_its_place_free(world, tmp_path):

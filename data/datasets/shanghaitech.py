@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.datasets.base import DatasetIndex, datasets
-from data.datasets.sources import find_frame_folders, find_list, find_videos, lines_of, one_file
+from data.datasets.sources import find_frame_folders, find_list, find_videos, length_notes, lines_of, one_file
 from data.types import Event, Video
 
 _NAME = re.compile(r"\d\d_(\d{3,4})")
@@ -56,7 +56,8 @@ def load(root: Path, *, lists: Path | None = None, videos: bool = True) -> Datas
                 found[name] = _video(name, file, split, masks.get(name))
             except ValueError as error:
                 problems.append(f"{where}: {error}")
-    return DatasetIndex(tuple(found.values()), tuple(problems))
+    notes = () if videos else tuple(length_notes(list(found.values())))
+    return DatasetIndex(tuple(found.values()), tuple(problems), notes)
 
 
 def _video(name: str, file: str, split: str, mask: Path | None) -> Video:
@@ -69,7 +70,10 @@ def _video(name: str, file: str, split: str, mask: Path | None) -> Video:
         return Video(name, file, split, label, classes, fps=_FPS)
     if mask is None:
         raise ValueError(f"no test_frame_mask/{name}.npy; put the dataset's masks below the root")
-    frames = np.load(mask, allow_pickle=False)
+    try:
+        frames = np.load(mask, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{mask} is no .npy file that can be read ({error}); download it again") from error
     if frames.ndim != 1 or not np.isin(frames, (0, 1)).all() or not frames.any():
         raise ValueError(f"{mask} must hold a 0 or 1 per frame, some of them 1, got {frames.shape} {frames.dtype}")
     return Video(name, file, split, label, classes, len(frames), _FPS, runs(frames.astype(np.uint8), "anomaly"))

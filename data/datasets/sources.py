@@ -82,8 +82,10 @@ def base_name(entry: str) -> str:
 
 
 def video_of_feature(entry: str) -> str:
-    """The video's name in a line that names a feature file, `dir\\NAME__0.npy 1`, or the file's own: only the last
-    `__0` or `__vggish` (or TEVAD's `_i3d`) is cut off, since names hold `__` themselves. Other lines: `base_name`."""
+    """The video's name in a line of a feature list, `dir/NAME__0.npy 1`, or in a file's name; other lines: `base_name`.
+
+    Only the last `__0` or `__vggish` (or TEVAD's `_i3d`) is cut off, since names hold `__` themselves.
+    """
     match = _FEATURE_LINE.match(entry)
     return _CROP.sub("", base_name(match[1])) if match else base_name(entry)
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from data.datasets.base import DatasetIndex, datasets
-from data.datasets.sources import find_frame_folders, find_list, find_videos, one_file
+from data.datasets.sources import find_frame_folders, find_list, find_videos, length_notes, one_file
 from data.types import Event, Video
 
 _FPS = 10.0
+_TEST_CLIPS, _TRAIN_CLIPS = {1: 36, 2: 12}, {1: 34, 2: 16}
 _TEVAD = (
     ("Test002", "Test006", "Test009", "Test010", "Test011", "Test012"),
     ("Train007", "Train008", "Train014", "Train015"),
@@ -43,9 +44,14 @@ def load(root: Path, *, ped: int = 2, seed: int = 0, split: str = "random", vide
     if matlab is None:
         raise FileNotFoundError(f"no UCSDped{ped}.m below {root}; it comes with the dataset, in UCSDped{ped}/Test")
     events = parse_matlab(matlab.read_text())
+    if len(events) != _TEST_CLIPS[ped] or () in events:
+        raise ValueError(
+            f"{matlab} gives frames for {sum(map(bool, events))} of {len(events)} test clips, "
+            f"wanted {_TEST_CLIPS[ped]}; take the dataset's own file"
+        )
     home = matlab.parent.parent if (matlab.parent.parent / "Train").is_dir() else matlab.parent
     files = {**find_frame_folders(home), **find_videos(home)} if videos else {}
-    normal = [f"Train{i:03d}" for i in range(1, {1: 34, 2: 16}[ped] + 1)]
+    normal = [f"Train{i:03d}" for i in range(1, _TRAIN_CLIPS[ped] + 1)]
     names = [f"Test{i:03d}" for i in range(1, len(events) + 1)]
     train = set(_TEVAD[0] + _TEVAD[1]) if split == "tevad" else _draw(names, 6, seed) | _draw(normal, 4, seed)
     found: list[Video] = []
@@ -61,7 +67,8 @@ def load(root: Path, *, ped: int = 2, seed: int = 0, split: str = "random", vide
         found.append(
             Video(name, file, "train" if name in train else "test", label, ("anomaly",) * label, fps=_FPS, events=spans)
         )
-    return DatasetIndex(tuple(sorted(found, key=lambda v: v.split != "train")), tuple(problems))
+    notes = () if videos else tuple(length_notes(found))
+    return DatasetIndex(tuple(sorted(found, key=lambda v: v.split != "train")), tuple(problems), notes)
 
 
 def parse_matlab(text: str) -> list[tuple[Event, ...]]:

@@ -1,4 +1,4 @@
-"""Published feature sets -> feature store. One file per format; `wsvad ls importers` lists them."""
+"""Published feature sets -> feature store. One file per format; `wsvad ls formats` lists them."""
 
 from data.importers.base import Format, format_of, importers
 from data.importers.run import ImportReport, import_features

@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from data.types import is_finite
+
 _CHUNK = 2 << 20  # stays in the cache between being read, checked and moved to its place
 _FLOATS = ("float16", "float32")
 
@@ -159,17 +161,6 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
             f"holds {dtype.name}{order}, features are float32 or float16; convert it: "
             "np.save(FILE, np.load(FILE).astype(np.float32))"
         )
-
-
-def is_finite(x: NDArray[Any]) -> bool:
-    """Whether no entry is NaN or infinite, in one pass without a mask where that is possible."""
-    if x.dtype == np.float16 and x.size:  # exponents of ones; 20 times faster than isfinite, which converts each
-        return bool((x.view(np.uint16) & 0x7FFF).max() < 0x7C00)
-    if x.dtype == np.float32 and x.flags.c_contiguous:  # a dot product with itself keeps NaN and infinity
-        with np.errstate(all="ignore"):
-            if np.isfinite(np.dot(x.reshape(-1), x.reshape(-1))):
-                return True
-    return bool(np.isfinite(x).all())  # squares may overflow where the numbers do not
 
 
 def _fill(file: Any, part: NDArray[Any], path: Path) -> None:

@@ -12,7 +12,7 @@ from data.importers.arrays import ArrayError, Source
 from data.importers.base import Format, RefusedError
 from data.types import Video, VideoFeatures
 
-_OTHER = "import it under the format it has (wsvad ls importers), or declare its axes with format npy"
+_OTHER = "import it under the format it has (wsvad ls formats), or declare its axes with format npy"
 
 
 def read_video(video: Video, files: Sequence[Path], fmt: Format) -> tuple[VideoFeatures, list[str]]:

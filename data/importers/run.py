@@ -1,12 +1,14 @@
 """Imports a folder of published features into a store: found by name, checked, made crop-major, written one by one."""
 
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.importers.base import AbsentError, Format, RefusedError, format_of, parse_options
 from data.importers.reading import open_source, read_video
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 _LOG_EVERY_S = 10.0
 _PEEK = 5  # videos whose headers settle D
 _SHOWN = 20
+_THREADS = 4
 OFFICIAL = {(1610, 290): "UCF-Crime", (3954, 800): "XD-Violence", (238, 199): "ShanghaiTech, weak split"}
 
 
@@ -103,39 +106,72 @@ def import_features(
     store = FeatureStore(root, fmt.spec) if (root / "spec.json").is_file() else None
     if store:
         store.sweep()
+    report.present = [v.id for v in videos if store and v.id in store]
     unusual: dict[str, list[str]] = {}
     said = began
-    for done, video in enumerate(videos, 1):
-        if store and video.id in store:
-            report.present.append(video.id)
-            continue
-        try:
-            if video.id in failures:
-                raise failures[video.id]
-            features, notes = read_video(video, files[video.id], fmt)
-        except (ValueError, OSError, MemoryError) as error:  # whatever is wrong with one video must not cost the others
-            report.failures[video.id] = str(error) or type(error).__name__
+    for done, (video, outcome) in enumerate(_import_all(videos, files, failures, fmt, root, set(report.present)), 1):
+        if isinstance(outcome, str):
+            report.failures[video.id] = outcome
             if len(report.failures) <= _SHOWN:  # a folder of one split lacks 1,610 videos of the other
-                log.error("%s: %s", video.id, report.failures[video.id])
+                log.error("%s: %s", video.id, outcome)
             continue
-        store = store or FeatureStore(root, fmt.spec)
-        store.write(features)
         report.written.append(video.id)
-        report.clips += len(features.grid)
-        report.bytes += features.x.nbytes
-        for note in notes:
+        report.clips += outcome.clips
+        report.bytes += outcome.bytes
+        for note in outcome.notes:
             unusual.setdefault(note, []).append(video.id)
         if time.monotonic() - said > _LOG_EVERY_S:
             said = time.monotonic()
-            log.info("%d of %d videos, %.0f MB/s", done, len(videos), report.bytes / 1e6 / (said - began))
+            log.info("%d videos, %.0f MB/s", done, report.bytes / 1e6 / (said - began))
     report.notes += [f"{len(ids)} videos, e.g. {ids[0]}: {note}" for note, ids in unusual.items()]
-    if store:
+    if (root / "spec.json").is_file():
+        store = FeatureStore(root, fmt.spec)
         for video_id, message in report.failures.items():
             store.record_failure(video_id, message, format=format_name)
         store.link()
     report.counts = _counts(videos, {*report.written, *report.present})
     report.seconds = time.monotonic() - began
     return report
+
+
+class _Written(NamedTuple):
+    clips: int
+    bytes: int
+    notes: list[str]
+
+
+def _import_all(
+    videos: Sequence[Video],
+    files: dict[str, list[Path]],
+    failures: Mapping[str, RefusedError],
+    fmt: Format,
+    root: Path,
+    present: set[str],
+) -> Iterator[tuple[Video, _Written | str]]:
+    """Each video that is not in the store yet, in order, with what was written or why it was refused.
+
+    A few threads at once: while one waits for the disk, to read or to put a file down for good, another computes.
+    """
+    making = threading.Lock()
+
+    def one(video: Video) -> _Written | str:
+        try:
+            if video.id in failures:
+                raise failures[video.id]
+            features, notes = read_video(video, files[video.id], fmt)
+        except (ValueError, OSError, MemoryError) as error:  # whatever is wrong with one video must not cost the others
+            return str(error) or type(error).__name__
+        with making:  # by the first that has something to write: an import that only fails leaves no folder
+            store = FeatureStore(root, fmt.spec)
+        store.write(features)
+        return _Written(len(features.grid), features.x.nbytes, notes)
+
+    todo = [v for v in videos if v.id not in present]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            yield from zip(todo, pool.map(one, todo), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _counts(videos: Sequence[Video], have: set[str]) -> dict[str, tuple[int, int]]:

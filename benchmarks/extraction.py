@@ -1,4 +1,4 @@
-"""Decoding and extraction speed on this machine: `make bench`, or `python benchmarks/extract.py [--videos DIR]`.
+"""Decoding and extraction speed on this machine: `make bench`, or `python benchmarks/extraction.py [--videos DIR]`.
 
 Both sides of every ratio are measured in turn, in one run; medians are printed. Without --videos, generated ones are
 used (H.264, 320x240, 25 fps). Prints a Markdown table.
@@ -20,7 +20,8 @@ from data.datasets.sources import find_videos
 from data.types import Video
 from extract.backbones import create
 from extract.decode import VideoReader
-from extract.runner import extract_all, extract_video
+from extract.runner import extract_all
+from extract.video import extract_video
 
 
 def decode_default(paths: list[Path]) -> int:
