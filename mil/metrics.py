@@ -157,8 +157,8 @@ def evaluate(
         auc, ap, pr_auc; ano_auc and ano_ap, over the frames of anomalous videos alone; far, far_strict, over those of
         normal videos alone, and far_threshold; eer, best_f1 and its threshold; score_gap; video_auc; delay_frames and
         events_detected; map_iou_0.1 to map_iou_0.5 and their mean map_iou, of spans of any kind (a head without class
-        scores has one class; mil/detection.py takes several); classes (per class) and the means over them, class_auc_own and so on; the counts frames,
-        positives, videos, anomalous_videos.
+        scores has one class; mil/detection.py takes several); classes (per class) and the means over them,
+        class_auc_own and so on; the counts frames, positives, videos, anomalous_videos.
 
     Raises ValueError for no videos, or one that is given twice.
     """
