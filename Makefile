@@ -15,12 +15,15 @@ OUT      ?= work
 ROOT     ?= $(if $(filter toy,$(DATASET)),$(OUT)/toy,)
 SEED     ?= 0
 WORKERS  ?= 0
+# ALLOW_MISSING=1 goes on without the videos that failed; they are listed beside every number
+ALLOW    := $(if $(ALLOW_MISSING),--allow-missing,)
+GO_ON    := $(if $(ALLOW_MISSING),test $$? = 1,{ code=$$?; echo "to go on without them: make ... ALLOW_MISSING=1" >&2; exit $$code; })
 
 MANIFEST := $(OUT)/$(DATASET).csv
 STORE    := $(OUT)/features/$(DATASET)/$(BACKBONE)
 RUN      := $(OUT)/runs/$(DATASET)-$(BACKBONE)-$(RECIPE)-s$(SEED)
 
-.PHONY: help demo test lint format index features train evaluate bench clean
+.PHONY: help demo test lint format index same-root features train evaluate bench clean
 
 help:
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,20 +42,26 @@ demo: $(VENV)/.installed ## generated videos -> features -> training -> numbers 
 
 $(MANIFEST): | $(VENV)/.installed
 	@test -n "$(ROOT)" || { echo "ROOT=DIR names the folder of the videos of $(DATASET)" >&2; exit 2; }
-	$(WSVAD) index $(DATASET) --root "$(ROOT)" -o "$(MANIFEST)"
+	$(WSVAD) index $(DATASET) --root "$(ROOT)" -o "$(MANIFEST)" || $(GO_ON)
+	@echo "$(ROOT)" > "$(MANIFEST).root"
 
-index: $(MANIFEST) ## videos of DATASET below ROOT -> OUT/DATASET.csv
+# a manifest of another ROOT under the same OUT would be used in silence
+same-root: $(MANIFEST)
+	@test -z "$(ROOT)" -o "$$(cat "$(MANIFEST).root" 2>/dev/null)" = "$(ROOT)" || { \
+	echo "$(MANIFEST) was made from ROOT=$$(cat "$(MANIFEST).root" 2>/dev/null), not $(ROOT); use another OUT, or delete it" >&2; exit 2; }
 
-features: $(VENV)/.installed $(MANIFEST) ## what is missing of BACKBONE's features -> OUT/features
-	$(WSVAD) extract "$(MANIFEST)" --backbone $(BACKBONE) --out "$(STORE)" --workers $(WORKERS)
+index: same-root ## videos of DATASET below ROOT -> OUT/DATASET.csv
+
+features: $(VENV)/.installed same-root ## what is missing of BACKBONE's features -> OUT/features
+	$(WSVAD) extract "$(MANIFEST)" --backbone $(BACKBONE) --out "$(STORE)" --workers $(WORKERS) || $(GO_ON)
 
 train: features ## RECIPE (or HEAD) with SEED -> OUT/runs; goes on where it was interrupted
 	@if [ -f "$(RUN)/checkpoints/last.json" ]; then echo "trained already: $(RUN)"; \
 	elif [ -f "$(RUN)/config.yaml" ]; then $(WSVAD) train $(RECIPE) --out "$(RUN)" --resume; \
-	else $(WSVAD) train $(RECIPE) --manifest "$(MANIFEST)" --features "$(STORE)" --seed $(SEED) --out "$(RUN)"; fi
+	else $(WSVAD) train $(RECIPE) --manifest "$(MANIFEST)" --features "$(STORE)" --seed $(SEED) --out "$(RUN)" $(ALLOW); fi
 
 evaluate: train ## frame-level numbers of that run
-	$(WSVAD) eval "$(RUN)"
+	$(WSVAD) eval "$(RUN)" $(ALLOW)
 
 # -- development --------------------------------------------------------------------------------------------------------
 
@@ -68,8 +77,10 @@ format: $(VENV)/.installed ## ruff puts the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## the measurements of the README, on this machine
+bench: $(VENV)/.installed ## decoding and extraction, metrics, import, measured on this machine
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/importing.py
 
-clean: ## what the targets above made; not the environment
-	rm -rf "$(OUT)" build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## the demo, builds and caches; not features, runs or the environment
+	rm -rf "$(OUT)/demo" build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -48,12 +48,16 @@ def write(path: Path, videos: Iterable[Video]) -> None:
                 ";".join(f"{e.start}-{e.stop}" + (f":{e.kind}" if e.kind else "") for e in v.events),
             )
         )
+    if path.is_dir():
+        raise ManifestError(f"{path} is a folder; a manifest is a .csv file, e.g. {path}.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text.getvalue())
 
 
 def read(path: Path) -> tuple[Video, ...]:
     """Reads a manifest, in its order. Raises ManifestError with every faulty line (at most ten are printed)."""
+    if path.is_dir():
+        raise ManifestError(f"{path} is a folder; a manifest is the .csv that wsvad index writes")
     if not path.is_file():
         raise ManifestError(f"no manifest {path}; make one: wsvad index DATASET --root DIR -o {path}")
     try:

@@ -55,7 +55,8 @@ class Registry(Generic[T]):
         self._load()
         if name in self._items:
             return self._items[name]
-        raise UnknownNameError(f"no {self.kind} called '{name}'.{suggest(name, self.names())}")
+        own = " (one of your own: --plugin FILE.py)" if self.kind in ("head", "backbone", "dataset") else ""
+        raise UnknownNameError(f"no {self.kind} called '{name}'.{suggest(name, self.names())}{own}")
 
     def names(self) -> list[str]:
         """All names, sorted."""

@@ -66,7 +66,9 @@ class FeatureStore:
         file = self.root / "spec.json"
         if not file.is_file():
             if spec is None:
-                raise StoreError(f"no feature store at {self.root}; make one: wsvad extract MANIFEST --out {self.root}")
+                raise StoreError(
+                    f"no feature store at {self.root}; make one: wsvad extract or wsvad import, with --out"
+                )
             strangers = self.root.is_dir() and any(not p.name.startswith(".") for p in self.root.iterdir())
             if strangers and not file.is_file():  # asked again: another worker may have made the store meanwhile
                 raise StoreError(f"{self.root} is not empty and no feature store; choose another folder for --out")

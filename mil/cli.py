@@ -28,11 +28,18 @@ class _Commands(click.Group):
         except (ValueError, UnknownNameError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {_say(error)}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("interrupted; what was finished is kept: repeat the command (train: with --resume)", err=True)
             ctx.exit(130)
+
+
+def _say(error: Exception) -> str:
+    """An error's own words; a bare one of the operating system as "what: which path; what to do"."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: {error.filename}; choose another path, or make room for this one"
+    return str(error)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -338,9 +345,11 @@ def train(
     plugins: tuple[Path, ...],
 ) -> None:
     """Train a head by RECIPE (a name from `wsvad ls recipes`, or a YAML file) on the training videos of a manifest."""
+    from extract.device import device_of
     from mil.run import resume_run, start_run
 
     _load_plugins(plugins)
+    device = device_of(device)
     if resume:
         if overrides or seed is not None or features or manifest:
             raise click.UsageError(
@@ -365,7 +374,7 @@ def train(
         click.echo(json.dumps({"run": str(run.root), **summary}))
     else:
         click.echo(f"trained {summary['step']} steps in {summary['seconds']:.1f} s; kept: {summary['selected_by']}")
-        click.echo(f"wrote {run.root}; now: wsvad eval {run.root}")
+        click.echo(f"wrote {run.root}; now: wsvad eval {run.root}" + "".join(f" --plugin {p}" for p in plugins))
 
 
 @main.command("eval")
@@ -396,10 +405,12 @@ def evaluate(
     plugins: tuple[Path, ...],
 ) -> None:
     """Frame-level numbers of a run, with the protocol and what selected the checkpoint beside them."""
+    from extract.device import device_of
     from mil.evaluate import evaluate_run
     from mil.rundir import RunDir
 
     _load_plugins(plugins)
+    device = device_of(device)
     result = evaluate_run(
         RunDir(run),
         split=split,

@@ -119,7 +119,9 @@ def evaluate_run(
         drawn = bootstrap.resample(scored, resamples=resamples, seed=kept.config.seed)
         numbers["ci95"] = {name: bootstrap.interval(values) for name, values in drawn.items()}
         numbers["ci95_about"] = f"percentiles of {resamples} bootstrap draws of whole videos"
-    name = "-".join([split, rule.name, *([crop] if crop else [])])
+    # what was evaluated otherwise than the run's own videos has a name of its own, and replaces nothing
+    other = [manifest_path.stem] if manifest_path else []
+    name = "-".join([split, rule.name, *([crop] if crop else []), *other, *(["partial"] if numbers["missing"] else [])])
     path = run.root / "eval" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(numbers, indent=2) + "\n")

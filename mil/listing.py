@@ -58,6 +58,8 @@ def index_dataset(name: str, root: Path, options: Sequence[str]) -> DatasetIndex
         except (KeyError, ValueError):
             wanted = "yes or no" if kind is bool else f"of type {kind.__name__}"
             raise ValueError(f"option {key} of dataset {name} must be {wanted}, got '{value}'") from None
+    if name != "toy" and not root.exists():
+        raise FileNotFoundError(f"no folder {root}; --root is the folder of the dataset")
     return reader(root.resolve(), **given)
 
 

@@ -1,8 +1,11 @@
 """The training loop. It sees training videos and their video-level labels, and nothing else."""
 
 import logging
+import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +96,9 @@ def check(config: Config, videos: Sequence[Video], stores: Sequence[FeatureStore
         )
     if config.select.rule == "val":
         _hold_out(videos, config)
+    modalities = [s.spec.modality for s in stores]
+    if twice := [m for m in modalities if modalities.count(m) > 1]:
+        raise TrainError(f"two stores hold the modality '{twice[0]}'; pass --features once per modality")
     Model(config, {s.spec.modality: s.spec.dim for s in stores})
 
 
@@ -115,20 +121,22 @@ class _Loop:
         train, began = self.config.train, time.monotonic()
         losses: dict[str, Tensor] = {}
         self.run.set_status("running")
+        steps = range(self.step + 1, train.steps + 1)
         try:
-            for step in tqdm(
-                range(self.step + 1, train.steps + 1), initial=self.step, total=train.steps, disable=None, desc="train"
-            ):
-                losses = self._update(step)
-                self.step = step
-                if step % train.log_every == 0 or step == train.steps:
-                    self._log(step, losses)
-                if self.held_out and (step % self.config.select.every == 0 or step == train.steps):
-                    self._validate(step)
-                if step % train.save_every == 0 or step == train.steps:
-                    self.save()
+            with _interrupt_held() as interrupted:
+                for step in tqdm(steps, initial=self.step, total=train.steps, disable=None, desc="train"):
+                    losses = self._update(step)
+                    self.step = step
+                    if step % train.log_every == 0 or step == train.steps:
+                        self._log(step, losses)
+                    if self.held_out and (step % self.config.select.every == 0 or step == train.steps):
+                        self._validate(step)
+                    if step % train.save_every == 0 or step == train.steps or interrupted():
+                        self.save()
+                    if interrupted():
+                        raise KeyboardInterrupt
         except KeyboardInterrupt:
-            # nothing is saved: it may have come in the middle of a step, and resume goes on from a whole one
+            # one that came in the middle of a step is not saved: resume goes on from the last whole state
             self.run.set_status("interrupted", step=self.step)
             raise
         except Exception as error:
@@ -261,6 +269,11 @@ def make_optimizer(config: OptimizerConfig, parameters: Any) -> torch.optim.Opti
 def load_videos(videos: Sequence[Video], stores: Sequence[FeatureStore], *, allow_missing: bool = False) -> list[Video]:
     """The videos that have features in every store. Raises TrainError naming those that have not, unless allowed."""
     missing = {i for store in stores for i in store.missing(v.id for v in videos)}
+    if videos and len(missing) == len(videos):
+        raise TrainError(
+            f"none of the {len(videos)} videos, e.g. '{videos[0].id}', has features in "
+            f"{' and '.join(str(s.root) for s in stores)}; --features or --manifest is another dataset's"
+        )
     if missing and not allow_missing:
         raise TrainError(
             f"{len(missing)} of {len(videos)} videos have no features, e.g. '{min(missing)}'; extract them "
@@ -298,6 +311,26 @@ def _hold_out(videos: Sequence[Video], config: Config) -> list[Video]:
         count = min(max(round(config.select.fraction * len(group)), 1), len(group) - 1)
         held += [group[i] for i in rng.permutation(len(group))[:count]]
     return held
+
+
+@contextmanager
+def _interrupt_held() -> Iterator[Callable[[], bool]]:
+    """Holds the first Ctrl-C back until the step is whole; the second one comes through at once."""
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only there may signals be handled
+        yield lambda: False
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def hold(number: int, frame: object) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _rate(config: Config, step: int) -> float:

@@ -343,3 +343,12 @@ def test_debug_shows_the_traceback_of_a_message_too(wsvad, tmp_path):
 
 def test_version(wsvad):
     assert wsvad("--version").stdout.startswith("wsvad, version ")
+
+
+@pytest.mark.parametrize(
+    ("device", "text"), [("cuda:99", "wanted cuda:99, found"), ("gpu", "no device called 'gpu'; wanted cpu, cuda")]
+)
+def test_a_device_that_is_not_there_is_one_line_and_takes_no_folder(wsvad, world, tmp_path, device, text):
+    places = ["--manifest", world.manifest, "--features", world.stores[0].root, "--out", tmp_path / "run"]
+    one_line_error(wsvad("train", "motion_ranking", *places, "--device", device), text)
+    assert not (tmp_path / "run").exists()

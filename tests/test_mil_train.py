@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -332,6 +333,32 @@ def test_what_is_there_already_is_never_overwritten(world, tmp_path, kind):
     with pytest.raises(RunError, match="exists and is never overwritten"):
         start(world, place)
     assert (place if kind == "file" else place / "notes.txt").read_text() == "notes"
+
+
+def test_ctrl_c_saves_at_the_end_of_its_step_and_resume_gives_the_same_bytes(world, tmp_path, monkeypatch):
+    whole, _ = start(world, tmp_path / "whole", "train.save_every=100")
+    update = training._Loop._update
+
+    def press(loop, step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(loop, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Loop, "_update", press)
+        with pytest.raises(KeyboardInterrupt):
+            start(world, tmp_path / "run", "train.save_every=100")
+    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run, _ = resume_run("motion_ranking", tmp_path / "run")
+    assert results(run) == results(whole)
+
+
+def test_two_stores_of_one_modality_are_refused_before_the_folder_is_made(world, tmp_path):
+    roots = [s.root for s in world.stores] * 2
+    with pytest.raises(TrainError, match="two stores hold the modality 'rgb'"):
+        start_run("motion_ranking", [], world.manifest, roots, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_kill_left_before_the_run_began_is_used_again(world, tmp_path):
