@@ -128,7 +128,7 @@ def crop_order(found: Sequence[str], wanted: Sequence[str], like: str) -> tuple[
     if len(found) != len(wanted):
         raise ValueError(
             f"layout {like} needs {len(wanted)} crops ({', '.join(wanted)}), the store has {len(found)} "
-            f"({', '.join(found)}); extract with --crops {len(wanted)} into another store"
+            f"({', '.join(found)}); extract or import features of {len(wanted)} crops into another store"
         )
     if set(found) == set(wanted):
         return [list(found).index(name) for name in wanted], ""
