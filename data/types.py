@@ -6,7 +6,7 @@ Conventions: spans are half-open [start, stop) in frames; K crops, N clips, D fe
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -35,6 +35,20 @@ class Event:
             raise ValueError(f"an event needs 0 <= start < stop, got [{self.start}, {self.stop})")
         if self.kind and not _KIND.fullmatch(self.kind):
             raise ValueError(f"an event's kind holds no spaces and none of ; : | , but got '{self.kind}'")
+
+
+def label_frames(events: Iterable[Event], num_frames: int) -> NDArray[np.uint8]:
+    """(F,) 1 inside an event, 0 outside."""
+    labels = np.zeros(num_frames, dtype=np.uint8)
+    for event in events:
+        labels[event.start : event.stop] = 1
+    return labels
+
+
+def true_runs(inside: NDArray[Any]) -> NDArray[np.int64]:
+    """Spans [start, stop) where a row of truth values (F,) is true, (R, 2)."""
+    padded = np.concatenate([[0], inside.astype(np.int8), [0]])
+    return np.flatnonzero(np.diff(padded)).astype(np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -111,10 +125,7 @@ class Video:
         """(F,) 1 inside an event, 0 outside. Raises ValueError while the length is unknown."""
         if self.num_frames is None:
             raise ValueError(f"{self.id}: the length is unknown; take it from decoding (Video.with_length)")
-        labels = np.zeros(self.num_frames, dtype=np.uint8)
-        for event in self.events:
-            labels[event.start : event.stop] = 1
-        return labels
+        return label_frames(self.events, self.num_frames)
 
 
 class SpecMismatchError(ValueError):

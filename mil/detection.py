@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.types import Event
+from data.types import Event, true_runs
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -34,8 +34,7 @@ def spans(scores: NDArray[np.float64]) -> list[Span]:
     """Spans of one class in one video, (F,) frame scores -> by falling score."""
     high, low = float(scores.max()), float(scores.min())
     top = np.sort(scores)[::-1][: max(len(scores) // 16, 1)]
-    inside = np.concatenate([[0], (scores > high - 0.6 * (high - low)).astype(np.int8), [0]])
-    edges = np.flatnonzero(np.diff(inside)).reshape(-1, 2)
+    edges = true_runs(scores > high - 0.6 * (high - low))
     found = [Span(int(a), int(b), float(scores[a:b].max() + 0.7 * top.mean())) for a, b in edges if b - a >= 2]
     return sorted(found, key=lambda s: -s.score)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.types import Event, FrameScores
+from data.types import Event, FrameScores, label_frames, true_runs
 from mil.curves import Tally, roc_area, step_precision, trapezoid_precision
 from mil.detection import detection_map
 
@@ -96,7 +96,7 @@ def detection_delay(videos: Sequence[FrameScores], threshold: float = 0.5) -> tu
     delays: list[int] = []
     events = 0
     for video in videos:
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], video.labels.astype(np.int8), [0]]))).reshape(-1, 2)
+        edges = true_runs(video.labels)
         events += len(edges)
         for start, stop in edges:
             inside = video.scores[start:stop] >= threshold
@@ -124,11 +124,8 @@ def per_class(
         own = Tally.of([v for v in videos if v.video_id in holders]).counts()
         rest = []
         for video in videos:
-            labels = np.zeros_like(video.labels)
-            for event in events.get(video.video_id, ()):
-                if event.kind == kind:
-                    labels[event.start : event.stop] = 1
-            rest.append(replace(video, labels=labels))
+            of_kind = (e for e in events.get(video.video_id, ()) if e.kind == kind)
+            rest.append(replace(video, labels=label_frames(of_kind, len(video.labels))))
         all_ = Tally.of(rest).counts()
         found[kind] = {
             "videos": len(holders),

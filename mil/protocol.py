@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.grid import ClipGrid
 from data.registry import UnknownNameError, suggest
-from data.types import Event, FrameScores, Video
+from data.types import Event, FrameScores, Video, label_frames
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ class Protocol:
             spread = np.repeat(scores, grid.stride)
         else:
             spread = grid.to_frames(scores)
-        labels = np.zeros(total, dtype=np.uint8)
-        for event in self.events(video, total):
-            labels[event.start : event.stop] = 1
+        labels = label_frames(self.events(video, total), total)
         return FrameScores(video.id, np.asarray(spread, dtype=np.float64), labels)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data.datasets.base import DatasetIndex, datasets
 from data.datasets.sources import find_frame_folders, find_list, find_videos, length_notes, lines_of, one_file
-from data.types import Event, Video
+from data.types import Event, Video, true_runs
 
 _NAME = re.compile(r"\d\d_(\d{3,4})")
 _FPS = 24.0
@@ -81,5 +81,4 @@ def _video(name: str, file: str, split: str, mask: Path | None) -> Video:
 
 def runs(labels: NDArray[np.uint8], kind: str) -> tuple[Event, ...]:
     """Frame labels (F,) of 0 and 1 -> the spans of ones."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], labels.astype(np.int8), [0]])))
-    return tuple(Event(int(a), int(b), kind) for a, b in edges.reshape(-1, 2))
+    return tuple(Event(int(a), int(b), kind) for a, b in true_runs(labels))

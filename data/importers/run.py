@@ -153,6 +153,7 @@ def _import_all(
     A few threads at once: while one waits for the disk, to read or to put a file down for good, another computes.
     """
     making = threading.Lock()
+    opened: list[FeatureStore] = []
 
     def one(video: Video) -> _Written | str:
         try:
@@ -162,8 +163,9 @@ def _import_all(
         except (ValueError, OSError, MemoryError) as error:  # whatever is wrong with one video must not cost the others
             return str(error) or type(error).__name__
         with making:  # by the first that has something to write: an import that only fails leaves no folder
-            store = FeatureStore(root, fmt.spec)
-        store.write(features)
+            if not opened:
+                opened.append(FeatureStore(root, fmt.spec))
+        opened[0].write(features)
         return _Written(len(features.grid), features.x.nbytes, notes)
 
     todo = [v for v in videos if v.id not in present]
