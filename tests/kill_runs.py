@@ -11,17 +11,23 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
 from data.store import FeatureStore
 from data.types import FeatureSpec, Video
 from extract.backbones import Backbone, backbones
 from extract.runner import extract_all
+
+# tqdm's own lock is shared by forked processes: killed while it holds it, a child would stop all later ones for good
+tqdm.monitor_interval = 0
+tqdm.set_lock(threading.RLock())
 
 # one forked run per call of each function, killed before it and after it
 STAGES: list[tuple[object, str]] = [
