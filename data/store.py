@@ -13,7 +13,6 @@ import json
 import os
 import re
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,18 +21,14 @@ from typing import Any
 from urllib.parse import quote
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
 from data.files import aside, sweep, sync, temporary_name
 from data.grid import ClipGrid
+from data.spool import SpooledFeatures
+from data.store_file import FORMAT, StoreError, digest_of, grid_of, load, opened, reads_back, write_file
 from data.types import FeatureSpec, VideoFeatures
 
-FORMAT = 1
-
-
-class StoreError(ValueError):
-    """A store or one of its files cannot be used; the message says what was found and what to type."""
+__all__ = ["FORMAT", "FeatureStore", "StoreError", "StoreReport", "file_name"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class FeatureStore:
         self.spec = _read_spec(file)
         if spec is not None:
             self.spec.check_equal(spec, f"the store {self.root}")
-        self._digest = _spec_digest(self.spec)
+        self._digest = digest_of(self.spec)
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -97,7 +92,7 @@ class FeatureStore:
         """The ids of all videos in the store, sorted. Opens every file; raises StoreError on one that is damaged."""
         found: list[str] = []
         for path in self.files():
-            with _opened(path) as (_, attributes):
+            with opened(path) as (_, attributes):
                 found.append(str(attributes["video"]))
         return sorted(found)
 
@@ -107,21 +102,19 @@ class FeatureStore:
 
     # -- write ---------------------------------------------------------------------------------------------------
 
-    def write(self, features: VideoFeatures) -> Path:
+    def write(self, features: VideoFeatures | SpooledFeatures) -> Path:
         """Stores one video: written aside, closed, reopened and checked, fsynced, then moved under its final name.
 
-        Equal features give equal bytes. Raises ValueError when they do not fit the store's spec.
+        Equal features give equal bytes, in memory or in a spool. Raises ValueError when they do not fit the store's
+        spec.
         """
         self._check_fits(features)
         final = self.path(features.video_id)
         final.parent.mkdir(parents=True, exist_ok=True)
         with aside(final) as temporary:
-            self._write_file(temporary, features)
+            write_file(temporary, features, self.spec)
             # compared bit for bit, which is stronger than the checksum, and faster
-            back = _load(temporary, features.video_id, self._digest, check=False)
-            bits = f"u{back.x.itemsize}"
-            same = np.array_equal(back.x.view(bits), np.ascontiguousarray(features.x).view(bits))
-            if not same or back.grid != features.grid:
+            if not reads_back(temporary, features, self._digest):
                 raise StoreError(f"{temporary} reads back differently than written; is the disk or its driver failing?")
         return final
 
@@ -175,19 +168,19 @@ class FeatureStore:
         path = self.path(video_id)
         if not path.is_file():
             raise StoreError(f"no features of '{video_id}' in {self.root}; extract again, it does what is missing")
-        return _load(path, video_id, self._digest, check=check)
+        return load(path, video_id, self._digest, check=check)
 
     def length(self, video_id: str) -> tuple[ClipGrid, float | None]:
         """Grid and fps of one video, without reading its features."""
         path = self.path(video_id)
         if not path.is_file():
             raise StoreError(f"no features of '{video_id}' in {self.root}; extract again, it does what is missing")
-        with _opened(path) as (_, found):
-            return _grid(found), float(found["fps"]) or None
+        with opened(path) as (_, found):
+            return grid_of(found), float(found["fps"]) or None
 
     def length_from(self, video_id: str) -> str:
         """Where the video's length comes from: "decoded", "manifest" or "features"."""
-        with _opened(self.path(video_id)) as (_, found):
+        with opened(self.path(video_id)) as (_, found):
             return str(found["length_from"])
 
     def verify(self) -> StoreReport:
@@ -197,7 +190,7 @@ class FeatureStore:
         clips = size = 0
         for path in self.files():
             try:
-                features = _load(path, None, self._digest, check=True)
+                features = load(path, None, self._digest, check=True)
                 if self.path(features.video_id) != path:
                     raise StoreError(f"{path} holds '{features.video_id}', which belongs elsewhere; delete it")
             except StoreError as error:
@@ -253,45 +246,19 @@ class FeatureStore:
             temporary.unlink(missing_ok=True)
         sync(self.root)
 
-    def _check_fits(self, features: VideoFeatures) -> None:
+    def _check_fits(self, features: VideoFeatures | SpooledFeatures) -> None:
         want, grid = self.spec, features.grid
         made = (grid.clip_len, grid.stride, grid.tail, grid.step)
         if made != (want.clip_len, want.stride, want.tail, want.step):
             raise ValueError(
                 f"{features.video_id}: clips of (length, stride, tail, step) {made} in a store of {want.id}"
             )
-        if features.crops != want.crops or features.x.shape[2] != want.dim or features.x.dtype != want.dtype:
+        held = features.x if isinstance(features, VideoFeatures) else features.spool
+        if features.crops != want.crops or held.shape[2] != want.dim or held.dtype != want.dtype:
             raise ValueError(
-                f"{features.video_id}: {features.x.shape} {features.x.dtype} of crops {features.crops}; the store "
+                f"{features.video_id}: {held.shape} {held.dtype} of crops {features.crops}; the store "
                 f"{want.id} holds (K, N, {want.dim}) {want.dtype} of crops {want.crops}"
             )
-
-    def _write_file(self, path: Path, features: VideoFeatures) -> None:
-        x = np.ascontiguousarray(features.x)
-        grid = features.grid
-        said = {
-            "format": FORMAT,
-            "video": features.video_id,
-            "spec": self.spec.to_json(),
-            "spec_digest": self._digest,
-            "num_frames": grid.num_frames,
-            "fps": float(features.fps or 0.0),
-            "clip_len": grid.clip_len,
-            "stride": grid.stride,
-            "step": grid.step,
-            "tail": grid.tail,
-            "count": -1 if grid.count is None else grid.count,
-            "crops": json.dumps(features.crops),
-            "source_bytes": features.source_bytes,
-            "length_from": features.length_from,
-        }
-        # v110: files that HDF5 1.10 and everything since can read
-        with h5py.File(path, "w", libver=("earliest", "v110")) as file:
-            # contiguous and uncompressed: gzip reads 40 times slower for 36 % less disk
-            file.create_dataset("features", data=x, track_times=False)
-            file.attrs.update(said)
-            file.attrs["crc32"] = _checksum(x, said)
-            file.attrs["complete"] = True  # written last
 
 
 def file_name(video_id: str) -> str:
@@ -313,55 +280,3 @@ def _read_spec(file: Path) -> FeatureSpec:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"{file} is damaged ({error}); restore it from any file's 'spec' attribute") from error
-
-
-def _spec_digest(spec: FeatureSpec) -> str:
-    return hashlib.sha256(spec.to_json().encode()).hexdigest()
-
-
-def _checksum(x: NDArray[Any], said: dict[str, Any]) -> int:
-    """crc32 over the numbers and over what is said about them: HDF5 notices a flipped bit in neither."""
-    attributes = ((k, v) for k, v in sorted(said.items()) if k not in ("crc32", "complete"))
-    text = "\n".join(f"{k}={v.item() if isinstance(v, np.generic) else v}" for k, v in attributes)
-    return zlib.crc32(text.encode(), zlib.crc32(np.ascontiguousarray(x).data.cast("B")))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
-    """A video's file and its attributes; whatever h5py raises on a damaged one, also while the block reads it, becomes
-    StoreError."""
-    try:
-        # immutable files need no HDF5 lock, and read-only or network mounts may not offer one
-        with h5py.File(path, "r", locking=False) as file:
-            found = dict(file.attrs)
-            if found["format"] != FORMAT:
-                raise StoreError(f"{path} is of format {found['format']}, this wsvad reads {FORMAT}; upgrade wsvad")
-            yield file, found
-    except StoreError:
-        raise
-    except (OSError, LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it and extract again") from error
-
-
-def _grid(found: dict[str, Any]) -> ClipGrid:
-    count = int(found["count"])
-    numbers = (int(found["num_frames"]), int(found["clip_len"]), int(found["stride"]))
-    return ClipGrid(*numbers, str(found["tail"]), None if count < 0 else count, int(found["step"]))
-
-
-def _load(path: Path, video_id: str | None, digest: str, *, check: bool) -> VideoFeatures:
-    remedy = "delete it and extract again"
-    with _opened(path) as (file, found):
-        if not found.get("complete"):
-            raise StoreError(f"{path} was never completed; {remedy}")
-        stored_id = str(found["video"])
-        if video_id is not None and stored_id != video_id:
-            raise StoreError(f"{path} holds '{stored_id}', not '{video_id}'; {remedy}")
-        if found["spec_digest"] != digest:
-            raise StoreError(f"{path} was made with another spec than its store's; {remedy}")
-        x = file["features"][()]
-        if check and _checksum(x, found) != int(found["crc32"]):
-            raise StoreError(f"{path} is damaged (crc32 differs); {remedy}")
-        fps, crops = float(found["fps"]) or None, tuple(json.loads(found["crops"]))
-        size, length_from = int(found["source_bytes"]), str(found["length_from"])
-        return VideoFeatures(stored_id, x, _grid(found), fps, crops, size, length_from)

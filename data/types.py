@@ -18,6 +18,7 @@ from data.grid import ClipGrid
 SPLITS = ("train", "test")
 LENGTHS = ("decoded", "manifest", "features")
 MODALITIES = ("rgb", "flow", "audio", "text")
+_SAME_RATE = 0.002
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # surrogates: a file name that is no UTF-8
 _KIND = re.compile(r"[^\s;:|,]+")
 
@@ -189,11 +190,24 @@ class FeatureSpec:
             object.__setattr__(self, "fps", float(self.fps))
         self.grid(1)  # raises on impossible lengths
 
-    def grid(self, num_frames: int, count: int | None = None) -> ClipGrid:
-        """The clips of a video of that length; `count` for imported features, whose tail is "given" or "equal"."""
+    def grid(self, num_frames: int, count: int | None = None, *, fps: float | None = None) -> ClipGrid:
+        """The clips of a video of that length.
+
+        Args:
+            num_frames: its own frames.
+            count: for imported features, whose tail is "given" or "equal".
+            fps: its own frame rate; needed where the spec resamples, ignored where it does not.
+        """
         if self.tail in ("given", "equal") and count is None:
             count = 1
-        return ClipGrid(num_frames, self.clip_len, self.stride, self.tail, count, self.step)
+        return ClipGrid(num_frames, self.clip_len, self.stride, self.tail, count, self.step, self.rate(fps))
+
+    def rate(self, fps: float | None) -> float:
+        """Resampled frames per frame of a video of that frame rate; 1 where they differ by 0.2 % or less (23.976 and
+        24), or nothing is resampled or known."""
+        if self.fps is None or not fps or abs(self.fps / fps - 1) <= _SAME_RATE:
+            return 1.0
+        return self.fps / fps
 
     @property
     def id(self) -> str:
@@ -249,6 +263,7 @@ class VideoFeatures:
         source_bytes: size of the video file, 0 where unknown: a cheap check that the file is still the same.
         length_from: where `grid.num_frames` comes from: "decoded"; "manifest", for imported features of a video whose
             length is known; or "features", when it is no more than the clips' own extent.
+        lost: frames that could not be decoded and repeat the one before them (`--damaged keep`).
 
     Raises ValueError naming the video when shapes disagree or a value is NaN or infinite.
     """
@@ -260,6 +275,7 @@ class VideoFeatures:
     crops: tuple[str, ...] = ("full",)
     source_bytes: int = 0
     length_from: str = "decoded"
+    lost: int = 0
 
     def __post_init__(self) -> None:
         if self.length_from not in LENGTHS:

@@ -4,7 +4,7 @@ Letters: B videos, K crops, N clips of a video, T segments after resampling, D_m
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ def read_features(stores: Sequence[FeatureStore], video_id: str) -> tuple[dict[s
         )
         raise ValueError(f"{video_id}: the stores do not show the same clips ({lines}); extract them with one stride")
     if min(counts) != len(grid):
-        grid = ClipGrid(grid.num_frames, grid.clip_len, grid.stride, "given", min(counts), grid.step)
+        grid = replace(grid, tail="given", count=min(counts))
     features: dict[str, Array] = {}
     for store, f in zip(stores, found, strict=True):
         if store.spec.modality in features:

@@ -1,13 +1,16 @@
 """ClipGrid against an oracle that walks the video frame by frame, and against published clip counts."""
 
+import math
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data.grid import TAILS, ClipGrid
+from data.types import FeatureSpec
 from tests.helpers import shared
 
 COMPUTED = tuple(t for t in TAILS if t not in ("given", "equal"))
@@ -205,3 +208,66 @@ def test_scores_of_another_length_are_refused():
 def test_clips_outside_the_grid_are_refused(clip):
     with pytest.raises(IndexError, match=f"clip {clip} of a grid of 7 clips"):
         ClipGrid(100).frame_indices(clip)
+
+
+# -- resampled in time --------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def resampled_grids(draw):
+    frames, length, step = draw(st.integers(1, 40)), draw(st.integers(1, 9)), draw(st.integers(1, 3))
+    mine, theirs = draw(st.sampled_from([24, 25, 30, 8, 50])), draw(st.sampled_from([24, 25, 30, 10, 60]))
+    tail = draw(st.sampled_from(COMPUTED))
+    return ClipGrid(frames, length, draw(st.integers(1, 40)), tail, None, step, mine / theirs), Fraction(mine, theirs)
+
+
+def nearest(place, things):
+    """Index of the thing nearest to a place, the later one of two equally near: walked one by one."""
+    return max(range(len(things)), key=lambda i: (-abs(things[i] - place), i))
+
+
+@settings(deadline=None)
+@given(resampled_grids(), st.data())
+def test_a_resampled_grid_equals_a_walk_over_moments(found, data):
+    grid, rate = found
+    shown = math.floor(grid.num_frames * rate + Fraction(1, 2)) or 1
+    plain = ClipGrid(shown, grid.clip_len, grid.stride, grid.tail, None, grid.step)
+    assert grid.num_shown == shown
+    assert len(grid) == len(plain)
+    own = [Fraction(f) for f in range(grid.num_frames)]  # moments, in frames of the video
+    new = [Fraction(j) / rate for j in range(shown)]
+    for clip in range(len(grid)):
+        assert grid.frame_indices(clip).tolist() == [nearest(new[j], own) for j in plain.frame_indices(clip)]
+    scores = np.array(data.draw(st.lists(st.floats(0, 1), min_size=len(grid), max_size=len(grid))))
+    inner = plain.to_frames(scores)
+    np.testing.assert_array_equal(grid.to_frames(scores), [inner[nearest(f, new)] for f in own])
+    for clip, (start, stop) in enumerate(grid.spans):
+        first = clip * grid.stride
+        covered = [
+            f
+            for f in range(grid.num_frames)
+            if first <= nearest(own[f], [*new, *_beyond(new, rate)]) < first + grid.extent
+        ]
+        if covered:
+            assert (start, stop) == (covered[0], covered[-1] + 1)
+
+
+def _beyond(moments, rate):
+    """A few resampled moments behind the end, so that the last frames are nearest to what would follow."""
+    return [(len(moments) + i) / rate for i in range(3)]
+
+
+def test_30_frames_per_second_read_as_24():
+    grid = ClipGrid(300, 16, 16, "drop", None, 1, 24 / 30)
+    assert (grid.num_shown, len(grid)) == (240, 15)
+    assert grid.frame_indices(0).tolist() == [0, 1, 3, 4, 5, 6, 8, 9, 10, 11, 13, 14, 15, 16, 18, 19]
+    assert grid.starts[:3].tolist() == [0, 20, 40]
+    spec = FeatureSpec(backbone="x", dim=1, fps=24.0)
+    assert spec.grid(300, fps=30.0).rate == 0.8
+    assert spec.grid(300, fps=24000 / 1001) == spec.grid(300)  # 23.976 is 24 to the film world
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), 1e9])
+def test_impossible_rates_are_refused(rate):
+    with pytest.raises(ValueError, match="rate must lie in"):
+        ClipGrid(10, rate=rate)
