@@ -8,6 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from data.crops import CAFFE_TEN as CAFFE_TEN
+from data.crops import CENTER_FIVE as CENTER_FIVE
+from data.crops import CENTER_TEN as CENTER_TEN
+from data.crops import OVERSAMPLE_TEN as OVERSAMPLE_TEN
+from data.crops import TORCHVISION_TEN as TORCHVISION_TEN
 from data.importers.arrays import Source, open_npy
 from data.registry import Registry, suggest
 from data.types import FeatureSpec, Video
@@ -16,18 +21,6 @@ importers: Registry[Callable[..., "Format"]] = Registry("importer", "data.import
 """Functions `describe(**options) -> Format`; the first line of the docstring is shown by `wsvad ls`."""
 
 AXES = ("tkd", "ktd", "td")
-# crops of a 224 window in a frame; mirror_X is the mirrored content of X, wherever the source lists it
-TORCHVISION_TEN = (
-    *("top_left", "top_right", "bottom_left", "bottom_right", "center"),
-    *("mirror_top_right", "mirror_top_left", "mirror_bottom_right", "mirror_bottom_left", "mirror_center"),
-)
-OVERSAMPLE_TEN = (
-    *("top_left", "top_right", "center", "bottom_left", "bottom_right"),
-    *("mirror_top_right", "mirror_top_left", "mirror_center", "mirror_bottom_right", "mirror_bottom_left"),
-)
-CAFFE_TEN = (*TORCHVISION_TEN[:5], *(f"mirror_{name}" for name in TORCHVISION_TEN[:5]))
-CENTER_FIVE = ("center", "corner1", "corner2", "corner3", "corner4")  # which corner is which is not documented
-CENTER_TEN = (*CENTER_FIVE, *(f"mirror_{name}" for name in CENTER_FIVE))
 
 
 class RefusedError(ValueError):
