@@ -13,11 +13,11 @@ from torch import Tensor
 
 _PILLOW_BITS = 22
 _CV2_BITS = 11
-_REACH = {"bilinear": 1.0, "bicubic": 2.0}
+_REACH = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 
 
 def pillow(frames: Tensor, width: int, height: int, kind: str) -> Tensor:
-    """`PIL.Image.resize` with its antialiased "bilinear" or "bicubic": uint8 (T, H, W, C) -> (T, height, width, C).
+    """`PIL.Image.resize` with its antialiased "bilinear", "bicubic" or "lanczos": uint8 (T, H, W, C) -> (T, height, width, C).
 
     Columns first, then rows, rounded and clipped to 0..255 after each, as in every Pillow before 13, which published
     features were made with. Pillow 13 takes rows first where the height shrinks much more than the width.
@@ -63,6 +63,8 @@ def _pillow_taps(old: int, new: int, kind: str, device: str) -> tuple[Tensor, Te
     at = np.abs(index - center + 0.5) / widened
     if kind == "bilinear":
         weight = np.maximum(1 - at, 0)
+    elif kind == "lanczos":
+        weight = np.where(at < 3, np.sinc(at) * np.sinc(at / 3), 0)
     else:  # Keys' cubic with a = -1/2
         weight = np.where(at < 1, (1.5 * at - 2.5) * at * at + 1, ((-0.5 * at + 2.5) * at - 4) * at + 2)
         weight[at >= 2] = 0

@@ -33,6 +33,7 @@ def resize(frames: Tensor, rule: str) -> Tensor:
             pil_bilinear, pil_bicubic: antialiased, as PIL.Image.resize. On a GPU PIL's very bytes. On a CPU torch's
             kernel for bytes, 4 to 9 times faster than PIL: up to 0.6 % of a picture's values are one grey level off
             (two, for bicubic and a few in a million).
+            pil_lanczos: the same on every device, PIL's very bytes; slower on a CPU than the others.
             cv2_linear: not antialiased, cv2.INTER_LINEAR's very bytes.
 
     Raises ValueError on another rule, and on frames of another kind.
@@ -56,7 +57,7 @@ def resize(frames: Tensor, rule: str) -> Tensor:
     if kind == "cv2_linear":
         return _with_cv2(frames, w, h) if on_cpu else scaling.cv2_linear(frames, w, h)
     mode = kind.removeprefix("pil_")
-    if not on_cpu:
+    if not on_cpu or mode == "lanczos":
         return scaling.pillow(frames, w, h, mode)
     # a view with channels last: the layout of torch's fast kernel, 3 times faster than (T, C, H, W) in memory
     return interpolate(frames.permute(0, 3, 1, 2), (h, w), mode=mode, antialias=True).permute(0, 2, 3, 1)

@@ -19,7 +19,11 @@ from extract.shim import import_torchvision
 from extract.transforms import crop, crop_boxes, is_torch_side, resize
 from tests.helpers import write_numbered
 
-PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+PIL_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 OTHER_DEVICES = [d for d, there in (("cuda", torch.cuda.is_available()),) if there]
 
 
@@ -127,7 +131,7 @@ def test_resizing_on_a_cpu_is_pils_to_a_grey_level(old, new, kind):
     assert found.is_contiguous()
     off = np.abs(found.numpy().astype(int) - by_pil(frames, new[1], new[0], kind))
     # torch rounds its weights to 16 bits, PIL to 22; a cubic's are larger, and negative ones among them
-    assert off.max() <= (1 if kind == "bilinear" else 2)
+    assert off.max() <= {"bilinear": 1, "bicubic": 2, "lanczos": 0}[kind]
     assert (off > 0).mean() <= 0.006
     assert (off > 1).mean() <= 1e-5
 
@@ -147,7 +151,7 @@ def test_resizing_with_opencv_is_opencv():
     np.testing.assert_array_equal(resize(torch.from_numpy(frames), "171x128:cv2_linear").numpy(), wanted)
 
 
-@pytest.mark.parametrize("kind", ["pil_bilinear", "pil_bicubic", "cv2_linear"])
+@pytest.mark.parametrize("kind", ["pil_bilinear", "pil_bicubic", "pil_lanczos", "cv2_linear"])
 def test_one_channel_is_resized_as_three_equal_ones(kind):
     frames = torch.from_numpy(noise(2, 30, 41, 1))
     three = resize(frames.repeat(1, 1, 1, 3), f"short20:{kind}")
