@@ -1,19 +1,26 @@
 """Video files to frames: sequential, with exact indices, resized by the decoder, one thread per process.
 
-Seeking is never used: frame i is the i-th frame the decoder gives. Only local files are opened, and the demuxer may not
-follow references to other files or the network.
+Seeking is never used: frame i is the i-th frame the decoder gives. Only regular local files are opened, and the demuxer
+may not follow references to other files or the network. A video of which frames are lost is refused, with how many, or
+kept with every frame in its place: `extract.damage` keeps the books.
 """
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
+
+from extract.containers import container_fault
+from extract.damage import DAMAGED, Ledger, lost_frames
+from extract.times import Times
 
 Frame = NDArray[np.uint8]  # (H, W, 3) RGB or BGR, or (H, W) gray
 
@@ -31,11 +38,17 @@ _CONTAINERS = (
 _LOW_FPS = 12.0  # below it, a 16-frame clip lasts longer than the nets and descriptors were made for
 
 
+AGAIN = "copy or download it again"
+REENCODE = f"{AGAIN}, or re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+KEEP = "pass --damaged keep to take what can be decoded, with lost frames replaced by the ones before them"
+
+
 class DecodeError(ValueError):
     """A file gives no frames, or not all of them; the message names the file, the reason and the remedy."""
 
     def __init__(self, path: Path | str, reason: str, remedy: str) -> None:
         super().__init__(f"{path}: {reason}; {remedy}")
+        self.reason = reason
 
 
 class Reader(ABC):
@@ -46,23 +59,39 @@ class Reader(ABC):
         resize: "none"; "160x120:area", width x height; or "short120:area", the short side with the aspect kept.
             Filters: area, bilinear, bicubic, fast_bilinear.
         color: "rgb", "bgr" or "gray" (luma, at the full range 0..255 as in RGB).
+        damaged: "refuse" a video of which frames are lost, or "keep" what can be decoded of it. Then a frame that is
+            missing between two others shows the one before it (at the start, the one behind), so that every frame has
+            the number it has in the whole video; frames missing at the end are not made up; one of another size is
+            scaled to the first one's.
 
-    `fps` is None where the source does not say, `num_bytes` is its size. A rotation in the file's metadata is applied,
-    as a player does, before resizing rules are read. After the last frame `num_frames` is exact and `notes` says what
-    is unusual about the file.
+    `rate` is exact, `fps` the same as a float, None where the source does not say; `num_bytes` is its size. A rotation
+    in the file's metadata is applied, as a player does, before resizing rules are read. After the last frame
+    `num_frames` is exact, `lost` says how many frames are missing or not whole (at least: what depends on a damaged
+    frame looks whole to the decoder), `times` whether they came at a constant rate, and `notes` what is unusual.
 
     Raises:
         DecodeError: on opening (nothing there, empty, no video in it) and while reading (truncated, damaged, changed
-            size).
+            size), once it is known how much is lost.
     """
 
+    rate: Fraction | None = None
     fps: float | None = None
+    again: ClassVar[str] = REENCODE
+    """What helps against damage."""
 
-    def __init__(self, path: Path | str, *, resize: str = "none", color: str = "rgb") -> None:
+    def __init__(self, path: Path | str, *, resize: str = "none", color: str = "rgb", damaged: str = "refuse") -> None:
         self.path = Path(path)
         self.num_frames = 0
         self.num_bytes = 0
+        self.lost = 0
+        self.times = Times()
         self.notes: list[str] = []
+        if damaged not in DAMAGED:
+            raise ValueError(f"damaged must be one of {', '.join(DAMAGED)}, got '{damaged}'")
+        self._keep = damaged == "keep"
+        self._shape: tuple[int, int, int] | None = None  # width, height and rotation of the first frame
+        self._first_name = ""
+        self._changed = False
         self._rule = parse_resize(resize)
         if color not in _FORMATS:
             raise ValueError(f"color must be one of {', '.join(_FORMATS)}, got '{color}'")
@@ -81,10 +110,16 @@ class Reader(ABC):
         """Lets go of what is open."""
         return
 
+    @property
+    def rotation(self) -> int:
+        """Degrees by which the frames are turned, counter-clockwise; known once there was one."""
+        return self._shape[2] if self._shape else 0
+
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
 
     def _convert(self, frame: av.VideoFrame, width: int, height: int, rotation: int) -> Frame:
+        """The frame in the size that one of `width` x `height` is resized to, upright."""
         turned = rotation in (90, 270)
         w, h = target_size(self._rule, height, width) if turned else target_size(self._rule, width, height)
         if turned:
@@ -97,75 +132,161 @@ class Reader(ABC):
         # the rotation is counter-clockwise, in degrees, as numpy's
         return np.ascontiguousarray(np.rot90(image, rotation // 90)) if rotation else image
 
+    def _damaged(self, reason: str) -> DecodeError:
+        return DecodeError(self.path, reason, f"{self.again}, or {KEEP}")
+
+    def _upright(self, frame: av.VideoFrame, name: str) -> Frame:
+        """The frame `name` as it is given; of another size than the first, it raises DecodeError or is scaled."""
+        shape = (frame.width, frame.height, round(frame.rotation) % 360)
+        if self._shape is None:
+            self._shape, self._first_name = shape, name
+            if shape[2]:
+                self.notes.append(f"rotated by {shape[2]} degrees in its metadata: turned upright")
+        elif shape != self._shape:
+            changed = f"{name} is {shape[0]}x{shape[1]}, {self._first_name} is {self._shape[0]}x{self._shape[1]}"
+            if not self._keep:
+                raise self._damaged(changed)
+            if not self._changed:
+                self.notes.append(f"{changed}: scaled to that")
+            self._changed = True
+        return self._convert(frame, *self._shape)
+
 
 class VideoReader(Reader):
     """Frames of a video file."""
 
-    def __init__(self, path: Path | str, *, resize: str = "none", color: str = "rgb") -> None:
-        super().__init__(path, resize=resize, color=color)
-        self._container = self._open()
+    def __init__(self, path: Path | str, *, resize: str = "none", color: str = "rgb", damaged: str = "refuse") -> None:
+        super().__init__(path, resize=resize, color=color, damaged=damaged)
+        self._container = open_container(self.path)
         self.num_bytes = self.path.stat().st_size
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "NONE"
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.fps = float(rate) if rate else None
+        self.rate = self._stream.average_rate or self._stream.guessed_rate
+        self.fps = float(self.rate) if self.rate else None
         self.notes += slow(self.fps)
+        name = self._container.format.name
+        self._duration = declared_seconds(self._container, self._stream)
+        self._ledger = Ledger(self.fps, self._stream.time_base, self._stream.codec_context.name, name, self._duration)
+        self.times = self._ledger.times
+        self._fault = container_fault(self.path, name)
+        self._ledger.broken_container = self._fault is not None
+        self._packets = 0
 
     def close(self) -> None:
         """Closes the file."""
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        packets = 0
-        first: tuple[int, int, int] | None = None
+        last: Frame | None = None
+        for frame in self._decoded():
+            missing = self._ledger.come(self.num_frames, frame.pts, marked=frame.is_corrupt)
+            if self._ledger.lost and not self._keep:  # what comes now is only counted
+                self.num_frames += missing + 1
+                continue
+            image = self._upright(frame, f"frame {self.num_frames}")
+            for _ in range(missing):
+                self.num_frames += 1
+                yield image if last is None else last
+            self.num_frames += 1
+            last = image
+            yield image
+        for _ in range(self._ledger.end(self.num_frames)):
+            self.num_frames += 1
+            if last is not None and self._keep:
+                yield last
+        self._judge()
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        for packet in self._demuxed():
+            self._packets += packet.size > 0
+            if packet.size and not packet.is_discard:
+                self._ledger.send(packet.pts, marked=packet.is_corrupt)
+            try:
+                frames = packet.decode()
+            except (av.error.FFmpegError, OSError) as error:
+                self._ledger.fail(packet.pts, self.num_frames, reason_of(error))
+                continue
+            yield from frames
+
+    def _demuxed(self) -> Iterator["av.Packet[av.VideoStream]"]:
         try:
-            for packet in self._container.demux(self._stream):
-                packets += packet.size > 0
-                if packet.is_corrupt:
-                    raise self._damaged(f"packet {packets} is damaged")
-                for frame in packet.decode():
-                    shape = (frame.width, frame.height, round(frame.rotation) % 360)
-                    if first is None:
-                        first = shape
-                        if shape[2]:
-                            self.notes.append(f"rotated by {shape[2]} degrees in its metadata: turned upright")
-                    elif shape != first:
-                        raise self._damaged(
-                            f"frame {self.num_frames} is {shape[0]}x{shape[1]}, frame 0 {first[0]}x{first[1]}"
-                        )
-                    self.num_frames += 1
-                    yield self._convert(frame, *shape)
+            yield from self._container.demux(self._stream)
         except (av.error.FFmpegError, OSError) as error:
-            raise self._damaged(f"decoding stops after {self.num_frames} frames ({reason_of(error)})") from error
-        if self.num_frames == 0:
-            raise self._damaged("no frame can be decoded")
+            self._ledger.fail(None, self.num_frames, f"reading stops: {reason_of(error)}")
+
+    def _judge(self) -> None:
+        """Raises DecodeError on a loss, or says it in the notes."""
+        ledger = self._ledger
+        absent, said = self._absent()
+        here, self.lost = ledger.lost, ledger.lost + absent
+        if here and ledger.first is not None:
+            end = ledger.behind == here
+            text = lost_frames(here, self.num_frames + absent, ledger.first, end=end)
+            said.append(f"{text} ({ledger.reason})" if ledger.reason else text)
+        if self.num_frames == ledger.behind:
+            raise DecodeError(self.path, "; ".join(["no frame can be decoded", *said]), REENCODE)
+        if said and not self._keep:
+            raise self._damaged("; ".join(said))
+        self.notes += said
+        self.notes += self.times.notes(self.fps)
+
+    def _absent(self) -> tuple[int, list[str]]:
+        """How many frames are missing at the end of the file, and what to say about it."""
+        if self._fault is None and self._container.format.name == "asf" and self._duration:
+            short = self._duration - self.times.span
+            if short > max(2.0, 0.05 * self._duration):  # the header has the length of sound and picture together
+                self._fault = f"it ends {short:.1f} s before the time in its header"
+        if self._fault is not None:
+            return self._cut_off(self._fault)
         # the index leaves out what an edit list cuts away (a clip trimmed on a phone); the count in the header does not
         index = getattr(self._stream, "index_entries", None)
         wanted = self._stream.frames if index is None else min(self._stream.frames, len(index))
-        if packets < wanted:
-            raise self._damaged(f"truncated: {packets} of {wanted} frames are in the file")
+        if self._packets < wanted:
+            return wanted - self._packets, [f"truncated: {self._packets} of {wanted} frames are in the file"]
+        return 0, []
 
-    def _damaged(self, reason: str) -> DecodeError:
-        return DecodeError(
-            self.path, reason, "copy or download it again, or re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4"
-        )
+    def _cut_off(self, fault: str) -> tuple[int, list[str]]:
+        total = self._stream.frames or round((self._duration or 0) * (self.fps or 0))
+        if not total:
+            return 1, [f"truncated: {fault}; nobody knows how many frames are missing"]
+        absent = max(total - self.num_frames, 0)
+        if absent:
+            return absent, [f"truncated: {fault}; about {absent} of {total} frames are missing"]
+        if not self._ledger.lost:
+            self.notes.append(f"{fault}, but every frame is there")
+        return 0, []
 
-    def _open(self) -> "av.container.InputContainer":
-        if not self.path.is_file():
-            raise DecodeError(self.path, "no such file", "correct its path in the manifest")
-        if self.path.stat().st_size == 0:
-            raise DecodeError(self.path, "the file is empty (0 bytes)", "copy or download it again")
-        options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
-        try:
-            container = av.open(f"file:{self.path}", options=options)
-        except (av.error.FFmpegError, OSError) as error:
-            raise DecodeError(
-                self.path, f"not a video, or cut off ({reason_of(error)})", "copy or download it again, or take it out"
-            ) from error
-        if not container.streams.video:
-            container.close()
-            raise DecodeError(self.path, "the file holds no video stream", "take it out of the manifest")
-        return container
+
+def open_container(path: Path) -> "av.container.InputContainer":
+    """Opens a video file, and nothing that it refers to. Raises DecodeError."""
+    if not path.exists():
+        raise DecodeError(path, "no such file", "correct its path in the manifest")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe, socket or device"
+        raise DecodeError(path, f"{kind}, and no such file as a video is", "correct its path in the manifest")
+    if path.stat().st_size == 0:
+        raise DecodeError(path, "the file is empty (0 bytes)", "copy or download it again")
+    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+    try:
+        container = av.open(f"file:{path}", options=options)
+    except (av.error.FFmpegError, OSError) as error:
+        raise DecodeError(
+            path, f"not a video, or cut off ({reason_of(error)})", "copy or download it again, or take it out"
+        ) from error
+    if not container.streams.video:
+        container.close()
+        raise DecodeError(path, "the file holds no video stream", "take it out of the manifest")
+    return container
+
+
+def declared_seconds(container: "av.container.InputContainer", stream: "av.VideoStream") -> float | None:
+    """How long the header says the video is; None where it does not say."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    found = re.match(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if found:  # Matroska's tag of one track; its header has the length of the longest one
+        return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+    return container.duration / av.time_base if container.duration else None
 
 
 def slow(fps: float | None) -> list[str]:
@@ -176,15 +297,27 @@ def slow(fps: float | None) -> list[str]:
 
 
 ResizeRule = tuple[tuple[int, int] | int, str] | None
+TORCH_FILTERS = ("pil_bilinear", "pil_bicubic", "pil_lanczos", "cv2_linear")
+"""Filters of `extract.transforms`, which work behind the decoder."""
 
 
 def parse_resize(text: str) -> ResizeRule:
-    """Reads "none", "160x120:area" as ((160, 120), "area"), "short256:bilinear" as (256, "bilinear"). Or ValueError."""
+    """Reads "none", "160x120:area" as ((160, 120), "area"), "short256:bilinear" as (256, "bilinear"). Or ValueError.
+
+    None too for a filter of `extract.transforms` ("short256:pil_bilinear"): the decoder then leaves frames as they are.
+    """
+    rule = read_rule(text)
+    return None if rule is None or rule[1] in TORCH_FILTERS else rule
+
+
+def read_rule(text: str) -> ResizeRule:
+    """As `parse_resize`, with the filters of `extract.transforms` as they are written."""
     if text == "none":
         return None
-    match = re.fullmatch(r"(?:(\d+)x(\d+)|short(\d+)):(\w+)", text)
-    if match is None or match[4] not in _FILTERS or "0" in match.groups():
-        wanted = f"'none', '160x120:area' or 'short120:area' with one of {', '.join(_FILTERS)}"
+    match = re.fullmatch(r"(?:([1-9]\d*)x([1-9]\d*)|short([1-9]\d*)):(\w+)", text)
+    filters = (*_FILTERS, *TORCH_FILTERS)
+    if match is None or match[4] not in filters:
+        wanted = f"'none', '160x120:area' or 'short120:area' with one of {', '.join(filters)}"
         raise ValueError(f"resize must be {wanted}, got '{text}'")
     return (int(match[3]) if match[3] else (int(match[1]), int(match[2]))), match[4]
 

@@ -278,7 +278,7 @@ def test_a_size_that_changes(tmp_path):
 
     path = tmp_path / "v.h264"
     path.write_bytes(stream(48, 64) + stream(64, 96))
-    assert_refused(path, "frame 20 is 96x64, frame 0 64x48")
+    assert_refused(path, "frame 20 is 96x64, frame 0 is 64x48")
 
 
 def test_sound_alone(tmp_path):
