@@ -15,6 +15,8 @@ OUT      ?= work
 ROOT     ?= $(if $(filter toy,$(DATASET)),$(OUT)/toy,)
 SEED     ?= 0
 WORKERS  ?= 0
+# further options of `wsvad extract`, e.g. EXTRACT="--weights random --crops 5 --precision bfloat16"
+EXTRACT  ?=
 # ALLOW_MISSING=1 goes on without the videos that failed; they are listed beside every number
 ALLOW    := $(if $(ALLOW_MISSING),--allow-missing,)
 GO_ON    := $(if $(ALLOW_MISSING),test $$? = 1,{ code=$$?; echo "to go on without them: make ... ALLOW_MISSING=1" >&2; exit $$code; })
@@ -53,7 +55,7 @@ same-root: $(MANIFEST)
 index: same-root ## videos of DATASET below ROOT -> OUT/DATASET.csv
 
 features: $(VENV)/.installed same-root ## what is missing of BACKBONE's features -> OUT/features
-	$(WSVAD) extract "$(MANIFEST)" --backbone $(BACKBONE) --out "$(STORE)" --workers $(WORKERS) || $(GO_ON)
+	$(WSVAD) extract "$(MANIFEST)" --backbone $(BACKBONE) --out "$(STORE)" --workers $(WORKERS) $(EXTRACT) || $(GO_ON)
 
 train: features ## RECIPE (or HEAD) with SEED -> OUT/runs; goes on where it was interrupted
 	@if [ -f "$(RUN)/checkpoints/last.json" ]; then echo "trained already: $(RUN)"; \
@@ -81,6 +83,8 @@ bench: $(VENV)/.installed ## decoding and extraction, metrics, import, measured 
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/importing.py
+	$(BIN)/python benchmarks/nets.py
+	$(BIN)/python benchmarks/published_extractors.py
 
 clean: ## the demo, builds and caches; not features, runs or the environment
 	rm -rf "$(OUT)/demo" build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,11 +4,16 @@ import torch
 
 
 def device_of(name: str) -> str:
-    """Checks "cpu", "cuda", "cuda:1" or "mps" and returns it. Raises ValueError when this machine or torch has none."""
+    """Checks "cpu", "cuda", "cuda:1" or "mps" and returns it; "auto" becomes "cuda" where there is a GPU, else "cpu".
+
+    Raises ValueError when this machine or torch has none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         kind = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"no device called '{name}'; wanted cpu, cuda, cuda:0, cuda:1, ... or mps") from None
+        raise ValueError(f"no device called '{name}'; wanted auto, cpu, cuda, cuda:0, cuda:1, ... or mps") from None
     if kind.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (kind.index or 0) >= count:

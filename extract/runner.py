@@ -4,21 +4,27 @@ Every worker walks the same list and claims videos with flock, so workers may be
 on one machine or on many. What is in the store is complete; a rerun does what is missing.
 """
 
+import contextlib
 import logging
+import os
+import random
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from data.files import cores
 from data.registry import load_plugin
 from data.store import FeatureStore
 from data.types import Video
-from extract.backbones import create
-from extract.workers import Job, Outcome, run_here, run_workers
+from extract.backbones import create, plan
+from extract.engine import Outcome, Progress
+from extract.placing import planned
+from extract.streams import Reading
+from extract.workers import Job, run_here, run_workers
 
 log = logging.getLogger(__name__)
 _LOG_EVERY_S = 10.0
@@ -33,7 +39,10 @@ class ExtractReport:
     elsewhere: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    noted: list[tuple[str, str]] = field(default_factory=list, repr=False)
     frames: int = 0
+    clips: int = 0
+    workers: int = 0
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,6 +54,8 @@ class ExtractReport:
             "failures": self.failures,
             "notes": self.notes,
             "frames": self.frames,
+            "clips": self.clips,
+            "workers": self.workers,
             "seconds": round(self.seconds, 3),
             "frames_per_s": round(rate, 1),
         }
@@ -68,9 +79,13 @@ def extract_all(
     options: dict[str, Any] | None = None,
     *,
     workers: int = 0,
-    batch: int = 8,
+    decoders: int | None = None,
+    batch: int = 0,
+    damaged: str = "refuse",
     shard: tuple[int, int] = (1, 1),
     plugins: Sequence[Path] = (),
+    engine: str = "local",
+    address: str | None = None,
 ) -> ExtractReport:
     """Extracts what is missing of `videos` into the store at `root`.
 
@@ -79,13 +94,18 @@ def extract_all(
         root: the store; made when it is not there.
         backbone: registered name.
         options: for the backbone's constructor.
-        workers: processes; 0 chooses one per core for CPU descriptors and one for nets.
-        batch: clips per forward pass.
+        workers: processes that run the backbone; 0 chooses one per core, or one per GPU.
+        decoders: processes that decode for each worker; 0 decodes in a thread beside the forward pass. By default
+            processes for a GPU, a thread otherwise.
+        batch: clips of a forward pass; 0 leaves it to the backbone: one on a CPU, which is as fast as any there.
+        damaged: "refuse" videos of which frames are lost, or "keep" what can be decoded.
         shard: (i, n), 1 <= i <= n: every n-th video from the i-th on, for job arrays.
         plugins: files that register further backbones.
+        engine: "local", or "ray": the same list of work on a Ray cluster, `workers` actors of it.
+        address: of the cluster; None starts one on this machine.
 
-    Raises SpecMismatchError when the store was made otherwise. A video that fails is reported, recorded in
-    failures.jsonl, and does not stop the others.
+    Raises SpecMismatchError when the store was made otherwise, OSError when its disk is full. A video that fails is
+    reported, recorded in failures.jsonl, and does not stop the others.
     """
     began = time.monotonic()
     index, count = shard
@@ -93,35 +113,72 @@ def extract_all(
         raise ValueError(f"--shard I/N counts from 1: 1/{count} to {count}/{count}, got {index}/{count}")
     for plugin in plugins:
         load_plugin(plugin)
-    net = create(backbone, **(options or {}))
-    store = FeatureStore(root, net.spec)
+    options = dict(options or {})
+    spec = plan(backbone, **options)
+    store = FeatureStore(root, spec)
     store.sweep()
     mine = list(videos)[index - 1 :: count]
     todo = [v for v in mine if v.id not in store]
+    # several machines on one list meet less often when each walks it in an order of its own
+    random.Random(f"{socket.gethostname()} {os.getpid()}").shuffle(todo)  # noqa: S311
     report = ExtractReport(present=[v.id for v in mine if v.id in store])
-    workers = max(min(workers or (1 if net.uses_torch else cores()), len(todo)), 1)
-    job = Job(str(root), backbone, options or {}, batch, max(cores() // workers, 1), tuple(str(p) for p in plugins))
-    with tqdm(total=len(todo), unit="video", disable=None, desc=f"extract {net.spec.id}") as bar:
-        said = time.monotonic()
-        outcomes = run_here(todo, job, net) if workers == 1 else run_workers(todo, job, workers)
-        for done, outcome in enumerate(outcomes, 1):
-            _note(report, store, outcome)
-            bar.update(1)
-            if bar.disable and time.monotonic() - said > _LOG_EVERY_S:
-                said = time.monotonic()
-                log.info("%d of %d videos, %.0f frames/s", done, len(todo), report.frames / (said - began))
+    reading = Reading(damaged, flow_weights=options.get("flow_weights"))
+    job = Job(str(root), backbone, options, batch=batch, reading=reading, plugins=tuple(map(str, plugins)))
+    with tqdm(total=len(todo), unit="video", disable=None, desc=f"extract {spec.id}") as bar:
+        if engine == "ray":
+            from extract.cluster import run_ray
+
+            outcomes = run_ray(todo, job, address=address, actors=workers, decoders=decoders)
+        else:
+            jobs = planned(job, workers, decoders, len(todo))
+            report.workers = len(jobs)
+            if len(jobs) == 1 and todo:
+                outcomes = run_here(iter(todo), jobs[0], create(backbone, **jobs[0].options))
+            else:
+                outcomes = run_workers(todo, jobs)
+        with contextlib.closing(outcomes):
+            _watch(outcomes, report, store, bar, len(todo))
     store.link()
+    place = {v.id: i for i, v in enumerate(mine)}  # the manifest's order, whatever the order of work was
+    report.written.sort(key=place.__getitem__)
+    report.present.sort(key=place.__getitem__)
+    report.notes = [f"{i}: {note}" for i, note in sorted(report.noted, key=lambda pair: place[pair[0]])]
     report.seconds = time.monotonic() - began
     return report
 
 
+def _watch(
+    messages: Iterable[Outcome | Progress], report: ExtractReport, store: FeatureStore, bar: "tqdm[Any]", total: int
+) -> None:
+    began = said = time.monotonic()
+    done = 0
+    for message in messages:
+        if isinstance(message, Progress):
+            bar.set_postfix_str(f"{message.video_id}: {message.clips} clips")
+            if bar.disable:
+                log.info("%s: %d clips so far (%d frames)", message.video_id, message.clips, message.frames)
+            continue
+        done += 1
+        _note(report, store, message)
+        bar.update(1)
+        if bar.disable and time.monotonic() - said > _LOG_EVERY_S:
+            said = time.monotonic()
+            log.info("%d of %d videos, %.0f frames/s", done, total, report.frames / (said - began))
+
+
 def _note(report: ExtractReport, store: FeatureStore, outcome: Outcome) -> None:
     report.frames += outcome.frames
-    report.notes += [f"{outcome.video_id}: {note}" for note in outcome.notes]
+    report.clips += outcome.clips
+    report.noted += [(outcome.video_id, note) for note in outcome.notes]
     for note in outcome.notes:
         log.warning("%s: %s", outcome.video_id, note)
-    if outcome.elsewhere:
-        report.elsewhere.append(outcome.video_id)
+    if outcome.elsewhere:  # what a worker wrote that died before it could say so is there already
+        (report.present if outcome.video_id in store else report.elsewhere).append(outcome.video_id)
+    elif outcome.fatal:
+        raise OSError(
+            f"{outcome.error}: no room for the features of {outcome.video_id} in {store.root}; {len(report.written)} "
+            "videos are done: make room and repeat the command, it goes on from there"
+        )
     elif outcome.error:
         log.error("%s: %s", outcome.video_id, outcome.error)
         report.failures[outcome.video_id] = outcome.error

@@ -7,7 +7,6 @@ is ever run.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -77,11 +76,9 @@ def _load(path: Path, head: bytes) -> Any:
 def _torch(path: Path, *, mmap: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except UnpicklingError as error:
+    except Exception as error:  # a damaged file can raise anything
         if name := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise refusal(path, name[1]) from error
-        raise damaged(path, str(error).splitlines()[0]) from error
-    except Exception as error:  # a damaged file can raise anything
         raise damaged(path, str(error).partition("\n")[0] or type(error).__name__) from error
 
 

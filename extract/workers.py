@@ -1,12 +1,14 @@
-"""Extraction in this process or in several, one pipe to each: a worker that is killed costs the video it was on."""
+"""Extraction in this process or in several, one pipe to each: a worker that is killed costs neither video nor worker.
+
+What happens to the videos of a worker that dies stands in `extract.worklist`.
+"""
 
 import contextlib
 import logging
 import multiprocessing
 import signal
-import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -16,86 +18,166 @@ from data.registry import load_plugin
 from data.store import FeatureStore
 from data.types import Video
 from extract.backbones import Backbone, create
-from extract.video import extract_video
+from extract.decoders import ProcessSource
+from extract.engine import Engine, Messages, Outcome, Progress
+from extract.sources import Source, Take, ThreadSource
+from extract.streams import Reading
+from extract.worklist import Hands, WorkList
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One video, done or failed or left to another worker, as sent from a worker to the parent."""
-
-    video_id: str
-    frames: int = 0
-    error: str = ""
-    notes: tuple[str, ...] = ()
-    elsewhere: bool = False
+_STILLBORN = 3  # workers in a row that die before they are ready
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker process needs to start."""
+    """What a worker needs to start.
+
+    Args:
+        root: the store.
+        backbone, options, plugins: what to create.
+        threads: of torch; 0 leaves it as it is.
+        decoders: processes that decode; 0 decodes in a thread.
+        batch: clips of a forward pass; 0 leaves it to the backbone.
+        reading: how damaged files are read.
+    """
 
     root: str
     backbone: str
     options: dict[str, Any]
-    batch: int
-    threads: int
-    plugins: tuple[str, ...]
+    threads: int = 0
+    decoders: int = 0
+    batch: int = 0
+    reading: Reading = field(default_factory=Reading)
+    plugins: tuple[str, ...] = ()
 
 
-def run_here(todo: Sequence[Video], job: Job, backbone: Backbone) -> Iterator[Outcome]:
-    """One after the other, in this process."""
-    store = FeatureStore(job.root)
-    for video in todo:
-        yield extract_one(video, store, backbone, job.batch)
+def run_here(videos: Iterator[Video], job: Job, backbone: Backbone) -> Messages:
+    """In this process."""
+    return _engine(job, backbone).run(videos)
 
 
-def run_workers(todo: Sequence[Video], job: Job, workers: int) -> Iterator[Outcome]:
-    """One pipe per worker and no shared queue: a worker killed at any moment harms nobody else's channel."""
-    left = list(reversed(todo))
-    pool = {}
+def _engine(job: Job, backbone: Backbone) -> Engine:
+    spec, batch = backbone.spec, job.batch or backbone.batch
+
+    def source(take: Take) -> Source:
+        if job.decoders:
+            return ProcessSource(take, spec, job.reading, job.decoders)
+        return ThreadSource(take, spec, job.reading, ahead=2 * batch)
+
+    return Engine(FeatureStore(job.root, spec), backbone, source, batch)
+
+
+def prepared(job: Job) -> Backbone:
+    """The backbone of a job, made in the process that is to run it."""
+    for plugin in job.plugins:
+        load_plugin(Path(plugin))
+    backbone = create(job.backbone, **job.options)
+    if backbone.uses_torch and job.threads:
+        import torch
+
+        torch.set_num_threads(job.threads)
+    return backbone
+
+
+def run_workers(todo: Sequence[Video], jobs: Sequence[Job]) -> Messages:
+    """One process for each job, all walking one list."""
+    if not todo:
+        return
+    pool = _Pool(todo, jobs)
     try:
-        for _ in range(workers):
-            worker = _start(job, left.pop())
-            pool[worker.pipe] = worker
-        while pool:
-            for pipe in wait(list(pool)):
-                worker = pool[pipe]  # type: ignore[index]
-                try:
-                    outcome: Outcome = worker.pipe.recv()
-                except (EOFError, OSError):  # OSError: it died in the middle of a message
-                    worker.process.join()
-                    code = worker.process.exitcode
-                    outcome = Outcome(
-                        worker.video.id,
-                        error=f"{worker.video.path}: its worker died (exit code {code}); out of memory? --workers 1",
-                    )
-                    del pool[worker.pipe]
-                    if left:
-                        worker = _start(job, left.pop())
-                        pool[worker.pipe] = worker
-                else:
-                    if left:
-                        worker.give(left.pop())
-                    else:
-                        del pool[worker.pipe]
-                        worker.stop()
-                yield outcome
+        yield from pool.run()
     finally:
-        for worker in pool.values():
+        pool.stop()
+
+
+class _Pool:
+    """One pipe per worker and no shared queue: a worker killed at any moment harms nobody else's channel."""
+
+    def __init__(self, todo: Sequence[Video], jobs: Sequence[Job]) -> None:
+        self._list = WorkList(todo)
+        self._workers: dict[Connection, _Worker] = {}
+        self._stillborn = 0
+        for job in jobs:
+            self._start(job)
+
+    def run(self) -> Messages:
+        for worker in self._workers.values():
+            self._fill(worker)
+        while self._workers:
+            for pipe in wait(list(self._workers)):
+                worker = self._workers[pipe]  # type: ignore[index]
+                try:
+                    message: Outcome | Progress | None = worker.pipe.recv()
+                except (EOFError, OSError):  # OSError: it died in the middle of a message
+                    yield from self._buried(worker)
+                    continue
+                if message is None:
+                    worker.ready = True
+                    self._stillborn = 0
+                    continue
+                if isinstance(message, Outcome):
+                    worker.hands.videos.pop(message.video_id, None)
+                    self._fill(worker)
+                yield message
+            for worker in list(self._workers.values()):
+                if not worker.hands.videos and not self._fill(worker):
+                    del self._workers[worker.pipe]
+                    worker.stop()
+
+    def stop(self) -> None:
+        for worker in self._workers.values():
             worker.stop()
 
+    def _start(self, job: Job) -> "_Worker":
+        worker = _Worker(job)
+        self._workers[worker.pipe] = worker
+        return worker
 
-@dataclass
+    def _fill(self, worker: "_Worker") -> bool:
+        """Gives a worker what it has room for; False when it has nothing to do."""
+        for video in self._list.take(worker.hands):
+            worker.give(video)
+        return bool(worker.hands.videos)
+
+    def _buried(self, worker: "_Worker") -> Iterator[Outcome]:
+        del self._workers[worker.pipe]
+        worker.pipe.close()
+        worker.process.join()
+        code = worker.process.exitcode
+        if not worker.ready:
+            self._stillborn += 1
+            self._list.give_back(worker.hands)
+            if self._stillborn >= _STILLBORN:  # another one in its place would not start either
+                if not self._workers:
+                    reason = f"no worker process could start (exit code {code}); see its message above"
+                    yield from (Outcome(video.id, error=reason) for video in self._list.rest())
+                return
+        else:
+            count, alone = len(worker.hands.videos), worker.hands.alone
+            for video in self._list.bury(worker.hands):
+                reason = f"its worker died (exit code {code}); out of memory? --workers 1"
+                yield Outcome(video.id, error=f"{video.path}: {reason}")
+            if not alone:
+                log.warning("a worker died (exit code %s): its %d videos are done again", code, count)
+        if self._list:
+            self._fill(self._start(worker.job))
+
+
 class _Worker:
-    process: SpawnProcess
-    pipe: "Connection[Video, Outcome]"
-    video: Video
+    """One process, as seen by the parent."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.hands = Hands(room=2 + job.decoders)
+        self.ready = False
+        context = multiprocessing.get_context("spawn")  # fork would copy threads and handles in unknown states
+        self.pipe, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=_work, args=(job, theirs), daemon=not job.decoders)
+        self.process.start()
+        theirs.close()  # or a dead worker's pipe would never read as closed
 
     def give(self, video: Video) -> None:
-        self.video = video
-        with contextlib.suppress(BrokenPipeError):  # it died: the next recv says so
+        with contextlib.suppress(ConnectionError):  # it died: the next recv says so
             self.pipe.send(video)
 
     def stop(self) -> None:
@@ -104,47 +186,16 @@ class _Worker:
         self.process.join()
 
 
-def _start(job: Job, video: Video) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # fork would copy threads and handles in unknown states
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(job, theirs), daemon=True)
-    process.start()
-    theirs.close()  # or a dead worker's pipe would never read as closed
-    worker = _Worker(process, ours, video)
-    worker.give(video)
-    return worker
-
-
-def _work(job: Job, pipe: "Connection[Outcome, Video]") -> None:
+def _work(job: Job, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us
-    for plugin in job.plugins:
-        load_plugin(Path(plugin))
-    backbone = create(job.backbone, **job.options)
-    if backbone.uses_torch:
-        import torch
-
-        torch.set_num_threads(job.threads)
-    store = FeatureStore(job.root)
-    while True:
-        try:
-            video = pipe.recv()
-        except (EOFError, OSError):  # the parent closed the pipe, or was killed: the next run goes on from the store
-            return
-        try:
-            pipe.send(extract_one(video, store, backbone, job.batch))
-        except BrokenPipeError:
-            return
+    backbone = prepared(job)
+    with contextlib.suppress(ConnectionError):  # the parent is gone: the next run goes on from the store
+        pipe.send(None)
+        for message in run_here(_received(pipe), job, backbone):
+            pipe.send(message)
 
 
-def extract_one(video: Video, store: FeatureStore, backbone: Backbone, batch: int) -> Outcome:
-    """Claims, extracts and stores one video; whatever goes wrong is in the outcome."""
-    with store.claim(video.id) as mine:
-        if not mine or video.id in store:
-            return Outcome(video.id, elsewhere=True)
-        try:
-            features, notes = extract_video(video, backbone, batch=batch)
-            store.write(features)
-        except Exception as error:  # whatever one video does must not cost the others
-            log.debug("%s", traceback.format_exc())
-            return Outcome(video.id, error=f"{error}" or type(error).__name__)
-        return Outcome(video.id, features.grid.num_frames, notes=notes)
+def _received(pipe: Connection) -> Iterator[Video]:
+    with contextlib.suppress(EOFError, OSError):  # the parent closed the pipe, or was killed
+        while True:
+            yield pipe.recv()

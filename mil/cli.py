@@ -6,15 +6,20 @@ is named), 2 the command cannot be carried out as typed.
 
 import json
 import logging
+import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
-_PATH = click.Path(path_type=Path)
+from mil.bench_cli import bench
+from mil.extract_cli import extract
+from mil.options import PATH as _PATH
+from mil.options import json_option as _json_option
+from mil.options import load_plugins as _load_plugins
+from mil.options import plugins_option as _plugins
+from mil.weights_cli import weights
 
 
 class _Commands(click.Group):
@@ -57,21 +62,8 @@ def main(debug: bool, quiet: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _plugins(command: F) -> F:
-    return click.option(
-        "--plugin", "plugins", type=_PATH, multiple=True, help="A .py file that registers heads, backbones or datasets."
-    )(command)
-
-
-def _load_plugins(plugins: tuple[Path, ...]) -> None:
-    from data.registry import load_plugin
-
-    for path in plugins:
-        load_plugin(path)
-
-
-def _json_option(command: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+for _command in (extract, weights, bench):
+    main.add_command(_command)
 
 
 # -- look around ------------------------------------------------------------------------------------------------------
@@ -99,13 +91,23 @@ def doctor(as_json: bool) -> None:
 @_json_option
 @_plugins
 def ls(kind: str, as_json: bool, plugins: tuple[Path, ...]) -> None:
-    """One line for each head, backbone, dataset, feature format, recipe or protocol."""
-    from mil.listing import listing
+    """One line for each head, backbone, dataset, feature format, recipe or protocol.
+
+    Lines of backbones are cut to the width of a terminal; --json has all of a backbone's recipe.
+    """
+    from mil.listing import backbone_table, listing
 
     _load_plugins(plugins)
     rows = listing(kind)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
+        return
+    if kind == "backbones":
+        heading, *lines = backbone_table(rows)
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        click.echo(heading[:width], err=True)
+        for line in lines:
+            click.echo(line[:width])
         return
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
@@ -153,66 +155,6 @@ def index(
             click.echo(f"{split:<5} {n} videos, {high} anomalous, {n - high} normal, {events} annotated events")
         click.echo(f"wrote {out}" + (f"; {len(found.problems)} problems, see above" if found.problems else ""))
     sys.exit(int(bool(found.problems)))
-
-
-@main.command()
-@click.argument("manifest", type=_PATH)
-@click.option("--backbone", required=True, help="A name from `wsvad ls backbones`.")
-@click.option("--out", type=_PATH, required=True, help="The feature store; extracting again does what is missing.")
-@click.option("--weights", help="Weights file, or `random` for an untrained net.")
-@click.option("--crops", help="Crops per frame, as the backbone names them.")
-@click.option("--device", help="cpu, cuda, cuda:1, mps; for nets.")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="How features are stored.")
-@click.option("--workers", type=click.IntRange(0), default=0, help="Processes; 0: one per core, or one for a net.")
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Clips per forward pass.")
-@click.option("--shard", default="1/1", metavar="I/N", help="Every N-th video from the I-th on, I from 1 to N.")
-@click.option("--split", type=click.Choice(["train", "test"]), help="Only videos of this split.")
-@_json_option
-@_plugins
-def extract(
-    manifest: Path,
-    backbone: str,
-    out: Path,
-    weights: str | None,
-    crops: str | None,
-    device: str | None,
-    dtype: str | None,
-    workers: int,
-    batch: int,
-    shard: str,
-    split: str | None,
-    as_json: bool,
-    plugins: tuple[Path, ...],
-) -> None:
-    """Features of all videos of a manifest -> a feature store. May be stopped and repeated at any moment."""
-    from data import manifest as manifests
-    from extract.runner import extract_all
-
-    _load_plugins(plugins)
-    videos = [v for v in manifests.read(manifest) if split in (None, v.split)]
-    options = {"weights": weights, "crops": crops, "device": device, "dtype": dtype}
-    report = extract_all(
-        videos,
-        out,
-        backbone,
-        {k: v for k, v in options.items() if v is not None},
-        workers=workers,
-        batch=batch,
-        shard=_shard(shard),
-        plugins=plugins,
-    )
-    if as_json:
-        click.echo(json.dumps({**report.as_dict(), "store": str(out)}))
-    else:
-        click.echo(report.describe(out))
-    sys.exit(int(bool(report.failures)))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal()):
-        raise click.BadParameter(f"a shard is written I/N, e.g. 1/4, got '{text}'", param_hint="--shard")
-    return int(index), int(count)
 
 
 @main.command("import")

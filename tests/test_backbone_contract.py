@@ -1,113 +1,172 @@
-"""What every registered backbone promises, checked on real encoded video with its defaults."""
+"""What every registered backbone promises, checked on real encoded video; nets with random weights and one crop."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
 
+from data.datasets.toy_video import write_video
 from data.registry import UnknownNameError
-from data.types import FeatureSpec
-from extract.backbones import BackboneError, backbones, create
-from extract.clips import clips_of
-from extract.decode import VideoReader
+from data.types import FeatureSpec, Video
+from extract.backbones import BackboneError, backbones, create, option_names, plan
+from extract.backbones.net import Net
+from extract.streams import Reading, clips_from
+from extract.video import extract_video
 from tests.helpers import numbered_frames
 
 NAMES = backbones.names()
+NETS = [name for name in NAMES if issubclass(backbones.get(name), Net)]
+LARGE = 100  # GMAC: beyond it, a second clip tells no more than it costs
+
+
+def options_for(name: str) -> dict[str, object]:
+    """The default preset, as cheap as it can be had here: untrained, one crop, a flow that takes no minutes."""
+    known = option_names(backbones.get(name))
+    given: dict[str, object] = {"device": "cpu"} if "device" in known else {}
+    if name in NETS:
+        given |= {"weights": "random:0"}
+    if "crops" in known and backbones.get(name).crop_order:
+        given |= {"crops": "1"}
+    if "flow" in known:
+        given |= {"flow": "dis"}
+    return given
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    from data.datasets.toy_video import write_video
-
+    """Seven seconds of pictures and sound."""
     path = tmp_path_factory.mktemp("contract") / "v.mp4"
-    write_video(path, numbered_frames(70, 120, 160), fps=25)
+    rng = np.random.default_rng(0)
+    sound = (0.2 * rng.normal(size=7 * 16000) * np.linspace(0, 1, 7 * 16000)).astype(np.float32)
+    write_video(path, numbered_frames(175, 120, 160), fps=25, audio=sound)
     return path
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def net(request):
-    return create(request.param)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def net(name):
+    return create(name, **options_for(name))
 
 
 @pytest.fixture(scope="module")
 def clips(net, path):
-    with VideoReader(path, resize=net.spec.resize, color=net.spec.color) as reader:
-        return np.stack(list(clips_of(reader, net.spec)))
+    """The first clips of the video, as the engine hands them to this backbone; one of a large net."""
+    found = []
+    for clip, _ in clips_from(Video("v", str(path), "test", 0), net.spec, Reading()):
+        found.append(clip)
+        if len(found) == (1 if net.gmac > LARGE else 2):
+            break
+    return found
 
 
-def extract(net, clips, fps=25.0):
-    return net.extract(clips.copy(), np.full(len(clips), fps))
+@pytest.fixture(scope="module")
+def features(net, clips):
+    given = [clip.copy() for clip in clips]
+    x = net.submit(given, [25.0] * len(given))()
+    for clip, before in zip(given, clips, strict=True):
+        np.testing.assert_array_equal(clip, before)  # what it was given is as it was
+    return x
 
 
-def test_shape_type_and_finiteness(net, clips):
-    x = extract(net, clips)
-    assert x.shape == (len(clips), len(net.spec.crops), net.spec.dim)
-    assert x.dtype == np.float32
-    assert np.isfinite(x).all()
-    assert np.isfinite(x.astype(net.spec.dtype)).all()
+def inverted(clip):
+    return 255 - clip if clip.dtype == np.uint8 else clip[::-1].copy()
 
 
-def test_it_sees_the_video(net, clips):
+def test_shape_type_and_finiteness(net, clips, features):
+    assert features.shape == (len(clips), len(net.spec.crops), net.spec.dim)
+    assert features.dtype == np.float32
+    assert np.isfinite(features).all()
+    assert np.isfinite(features.astype(net.spec.dtype)).all()
+
+
+def test_it_sees_the_video(net, clips, features):
     """A backbone that returns the same for every clip passes everything else here."""
-    x = extract(net, clips)
-    assert x.std() > 0
-    assert not np.array_equal(x, extract(net, 255 - clips))
-    assert not np.array_equal(x, extract(net, clips[:, ::-1, :, ::-1]))
+    assert features.std() > 0
+    other = net.submit([inverted(clips[0])], [25.0])()
+    assert not np.allclose(other[0], features[0], rtol=1e-3)
 
 
-def test_a_clip_does_not_depend_on_its_batch(net, clips):
-    together = extract(net, clips)
-    for i in range(len(clips)):
-        np.testing.assert_array_equal(extract(net, clips[i : i + 1])[0], together[i])
-    np.testing.assert_array_equal(extract(net, clips[::-1])[::-1], together)
+def test_another_one_alone_in_its_batch_gives_the_same_to_the_bit(name, net, clips, features):
+    """Features depend on the clip alone: not on the batch, not on what came before, not on the instance."""
+    kept = features.copy()
+    again = create(name, **options_for(name))
+    np.testing.assert_array_equal(again.submit([clips[-1]], [25.0])()[0], features[-1])
+    np.testing.assert_array_equal(features, kept)  # no buffer is handed out twice
 
 
-def test_it_is_deterministic_and_leaves_its_input_alone(net, clips):
-    given = clips.copy()
-    first = net.extract(given, np.full(len(given), 25.0))
-    np.testing.assert_array_equal(given, clips)
-    kept = first.copy()
-    np.testing.assert_array_equal(extract(net, clips), first)
-    np.testing.assert_array_equal(extract(create(net.spec.backbone), clips), first)
-    np.testing.assert_array_equal(first, kept)  # no buffer is handed out twice
+@pytest.mark.parametrize("level", [0, 255])
+def test_constant_clips_give_finite_features(net, clips, level):
+    if net.gmac > 10:
+        pytest.skip("too large to run once more")
+    flat = np.full_like(clips[0], level if clips[0].dtype == np.uint8 else level / 255)
+    for fps in (1.0, 240.0) if net.gmac == 0 else (25.0,):
+        assert np.isfinite(net.submit([flat], [fps])()).all()
 
 
-@pytest.mark.parametrize("level", [0, 128, 255])
-def test_constant_frames_give_finite_features(net, clips, level):
-    assert np.isfinite(extract(net, np.full_like(clips, level))).all()
+def test_a_whole_video_has_the_clips_of_its_grid(name, net, path):
+    if net.gmac > 20:
+        pytest.skip("the path is the same for all nets")
+    features, _ = extract_video(Video("v", str(path), "test", 0), net)
+    assert features.grid == net.spec.grid(175, fps=25.0)
+    assert features.x.shape == (len(net.spec.crops), len(features.grid), net.spec.dim)
 
 
-@pytest.mark.parametrize("fps", [1.0, 12.5, 25.0, 240.0])
-def test_any_frame_rate_gives_finite_features(net, clips, fps):
-    assert np.isfinite(extract(net, clips[:1], fps)).all()
-
-
-def test_the_spec_is_complete_and_survives_json(net):
+def test_the_spec_is_complete_and_survives_json(name, net):
     spec = net.spec
     assert FeatureSpec.from_json(spec.to_json()) == spec
     assert FeatureSpec.from_json(spec.to_json()).id == spec.id
-    assert spec == create(spec.backbone).spec
-    assert spec.backbone in NAMES
-    assert spec.tail != "given"
+    assert spec.backbone == name
+    assert spec.tail not in ("given", "equal")
     assert spec.is_random == spec.weights.startswith("random")
+    assert ("-random-" in spec.id) == spec.is_random
+    assert plan(name, **options_for(name)) == spec
 
 
-def test_the_class_describes_itself(net):
-    assert len(inspect.getdoc(type(net)).split("\n")[0]) > 20
-    assert net.licence
-    parameters = inspect.signature(type(net)).parameters.values()
+def test_the_class_describes_itself(name):
+    cls = backbones.get(name)
+    assert len(inspect.getdoc(cls).split("\n")[0]) > 20
+    assert cls.licence
+    parameters = [p for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD]
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters)
+    recipe = cls.default_spec()
+    assert recipe.backbone == name
+    assert str(recipe.dim) in inspect.getdoc(cls).split("\n")[0]
+    if name in NETS:
+        assert cls.gmac > 0
+        assert cls.params_m > 0
+        assert cls.paper
 
 
-def test_an_unknown_option_is_refused_with_a_suggestion(net):
-    known = list(inspect.signature(type(net)).parameters)
+def test_an_unknown_option_is_refused_with_a_suggestion(name):
+    known = option_names(backbones.get(name))
     wrong = known[0] + "x"
-    with pytest.raises(BackboneError, match=rf"{net.spec.backbone} takes no option '{wrong}'.*mean.*'{known[0]}'"):
-        create(net.spec.backbone, **{wrong: 1})
+    with pytest.raises(BackboneError, match=rf"{name} takes no option '{wrong}'.*mean.*'{known[0]}'"):
+        create(name, **{wrong: 1})
 
 
-def test_options_that_are_none_are_not_given(net):
-    assert create(net.spec.backbone, **dict.fromkeys(inspect.signature(type(net)).parameters)).spec == net.spec
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_without_weights_says_what_to_type(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("WSVAD_WEIGHTS", str(tmp_path))
+    with pytest.raises(BackboneError, match=r"--weights FILE.*--weights random") as error:
+        create(name)
+    files = backbones.get(name).weight_files
+    assert not files or f"wsvad weights fetch {files[0]}" in str(error.value)
+
+
+def test_there_are_at_least_24_presets_with_distinct_recipes():
+    assert len(NAMES) >= 24
+    recipes = {re.sub(r'"backbone": "[^"]*"', "", backbones.get(n).default_spec().to_json()) for n in NAMES}
+    assert len(recipes) > 20
+
+
+def test_options_that_are_none_are_not_given():
+    assert plan("tiny", weights=None, device=None) == plan("tiny")
+    assert plan("i3d_vf", weights="random", crops=None, stride=None) == plan("i3d_vf", weights="random")
 
 
 def test_an_unknown_backbone_is_refused_with_a_suggestion():

@@ -85,7 +85,7 @@ def test_shapes_that_the_reference_names():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_the_official_preprocessing(preset):
-    recipe = preset.describe()
+    recipe = preset.default_spec()
     assert backbones.get(recipe.backbone) is preset
     assert (recipe.resize, recipe.crops, recipe.color) == ("short224:pil_bicubic", ("center",), "rgb")
     assert np.array(recipe.mean) / 255 == pytest.approx([0.48145466, 0.4578275, 0.40821073], abs=1e-9)
