@@ -79,12 +79,10 @@ def forward(runs: int) -> None:
         }
         found = in_turns(sides, runs)
         rate, peak = statistics.median(found["forward"]), statistics.median(found["matmul"])
+        share = f"{100 * rate * _FLOP / peak:.0f} %"
         x = net.submit(clips, [25.0])().ravel().astype(np.float64)
         cosine = x @ plain / np.linalg.norm(x) / np.linalg.norm(plain)
-        print(
-            f"| {name} | {show(found['forward'])} | {rate * _FLOP:.0f} | {peak:.0f} | {100 * rate * _FLOP / peak:.0f} % "
-            f"| {cosine:.6f} |"
-        )
+        print(f"| {name} | {show(found['forward'])} | {rate * _FLOP:.0f} | {peak:.0f} | {share} | {cosine:.6f} |")
 
 
 def whole(runs: int) -> None:
@@ -212,9 +210,8 @@ def main(runs: int, hours: float, only: str | None, alone_options: str | None, o
     if one_video:
         print(peak_of(*json.loads(one_video)))
         return
-    print(
-        f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
-    )
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{time.strftime('%Y-%m-%d')}, {machine}\n")
     for name, part in (("forward", forward), ("whole", whole), ("decoding", decoding)):
         if only in (None, name):
             part(runs)

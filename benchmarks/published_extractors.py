@@ -1,7 +1,7 @@
 """Our extraction against the field's usual way, on the same clips: `python benchmarks/published_extractors.py`.
 
-The usual way is that of video_features and of RTFM's extractor: frames converted and resized one by one with Pillow, one
-stack at a time, the net as its port has it (batch norms apart, default memory layout, float32), ten crops cut from
+The usual way is that of video_features and of RTFM's extractor: frames converted and resized one by one with Pillow,
+one stack at a time, the net as its port has it (batch norms apart, default memory layout, float32), ten crops cut from
 float64 frames. It is written anew for this comparison, with the same net and the same random weights. Sides take turns
 in one run; each is a process of its own, so that its peak memory is its own. Prints a Markdown table.
 """

@@ -17,7 +17,7 @@ _REACH = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 
 
 def pillow(frames: Tensor, width: int, height: int, kind: str) -> Tensor:
-    """`PIL.Image.resize` with its antialiased "bilinear", "bicubic" or "lanczos": uint8 (T, H, W, C) -> (T, height, width, C).
+    """`PIL.Image.resize`, antialiased "bilinear", "bicubic" or "lanczos": uint8 (T, H, W, C) -> (T, height, width, C).
 
     Columns first, then rows, rounded and clipped to 0..255 after each, as in every Pillow before 13, which published
     features were made with. Pillow 13 takes rows first where the height shrinks much more than the width.

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,71 @@ def listing(kind: str) -> list[dict[str, Any]]:
         return [{"name": name, "about": _first_line(importers.get(name))} for name in importers]
     from extract.backbones import backbones
 
+    return [_backbone(name) for name in backbones]
+
+
+def _backbone(name: str) -> dict[str, Any]:
+    """A backbone with its default options; gmac and gmac_per_crop count multiply-accumulates of one clip, in 10^9."""
+    from extract.backbones import backbones, option_names
+
+    backbone = backbones.get(name)
+    recipe = backbone.default_spec()
+    return {
+        "name": name,
+        "about": _first_line(backbone),
+        "paper": backbone.paper,
+        "licence": backbone.licence,
+        "dim": recipe.dim,
+        "modality": recipe.modality,
+        "clip_len": recipe.clip_len,
+        "step": recipe.step,
+        "stride": recipe.stride,
+        "fps": recipe.fps,
+        "crops": len(recipe.crops),
+        "gmac": backbone.gmac * len(recipe.crops),
+        "gmac_per_crop": backbone.gmac,
+        "params_m": backbone.params_m,
+        "weight_files": list(getattr(backbone, "weight_files", ())),
+        "options": option_names(backbone),
+        "switches": dict(backbone.switches),
+        "recipe": {k: v for k, v in asdict(recipe).items() if k != "weights"},  # weights are chosen, not part of it
+    }
+
+
+def backbone_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What `wsvad ls backbones` prints: a heading, then a line for each row.
+
+    A clip is written FRAMESxSTEP/STRIDE @FPS: 32x2/64 @30 shows every second of 64 frames at 30 frames/s. Of a licence
+    its first word stands there, with a * where it has conditions beside.
+    """
+    heads = ("name", "dim", "from", "clip/stride", "crops", "GMAC/clip", "M params", "licence", "what it is")
+    cells = [heads, *(_backbone_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(heads) - 1)]
+    numbers = (1, 4, 5, 6)
     return [
-        {"name": n, "about": _first_line(b), "paper": b.paper, "licence": b.licence}
-        for n, b in ((n, backbones.get(n)) for n in backbones)
+        "  ".join(
+            [c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=False))]
+            + [line[-1]]
+        )
+        for line in cells
     ]
+
+
+def _backbone_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    step = f"x{row['step']}" if row["step"] > 1 else ""
+    fps = f" @{row['fps']:g}" if row["fps"] else ""
+    licence, _, conditions = row["licence"].partition(" ")
+    return (
+        row["name"],
+        str(row["dim"]),
+        row["modality"],
+        f"{row['clip_len']}{step}/{row['stride']}{fps}",
+        str(row["crops"]),
+        f"{row['gmac']:.1f}" if row["gmac"] else "-",
+        f"{row['params_m']:.1f}" if row["params_m"] else "-",
+        licence.rstrip(",") + "*" * bool(conditions),
+        row["about"],
+    )
 
 
 def index_dataset(name: str, root: Path, options: Sequence[str]) -> DatasetIndex:

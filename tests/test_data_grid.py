@@ -210,7 +210,7 @@ def test_clips_outside_the_grid_are_refused(clip):
         ClipGrid(100).frame_indices(clip)
 
 
-# -- resampled in time --------------------------------------------------------------------------------------------------
+# -- resampled in time ------------------------------------------------------------------------------------------------
 
 
 @st.composite

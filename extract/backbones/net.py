@@ -25,7 +25,13 @@ from extract.nets.conv3d import quicken
 from extract.transforms import crop, is_torch_side, resize
 
 _RECIPE: dict[str, Callable[[Any], Any]] = {
-    "dtype": str, "tail": str, "resize": str, "decoder": str, "clip_len": int, "stride": int, "step": int,
+    "dtype": str,
+    "tail": str,
+    "resize": str,
+    "decoder": str,
+    "clip_len": int,
+    "stride": int,
+    "step": int,
     "fps": lambda given: None if given == "none" else float(given),
 }
 _SETTINGS = (*_RECIPE, "weights", "crops", "precision", "device", "compile", "batch")
@@ -242,7 +248,7 @@ class Net(Backbone):
             rows = self._rows or self.batch * crops
             try:
                 x = torch.cat([self.prepare(clip) for clip in sent])
-                features = torch.cat([self._padded(part, rows) for part in x.split(rows)])
+                features = torch.cat([self._padded(part, rows) for part in torch.split(x, rows)])
                 break
             except torch.OutOfMemoryError:
                 if rows == 1:
@@ -254,7 +260,7 @@ class Net(Backbone):
                 torch.cuda.empty_cache()
         host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
         host.copy_(features, non_blocking=True)
-        ready = torch.cuda.Event()
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
         ready.record()
 
         def result() -> NDArray[np.float32]:
