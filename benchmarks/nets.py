@@ -64,25 +64,37 @@ def show(values: list[float]) -> str:
 
 
 def forward(runs: int) -> None:
-    clips = [np.random.default_rng(0).integers(0, 256, (16, 256, 341, 3), dtype=np.uint8)]
-    print(
-        "| I3D Inception, 16x224x224 | clips/s | GFLOP/s | matmul 3072^3, GFLOP/s | share of it | cosine to float32 |"
-    )
-    print("|---|---|---|---|---|---|")
-    nets = {p: create("i3d_rocng", weights="random", crops="1", precision=p, device="cpu") for p in PRECISIONS}
-    del nets["float16"]
-    plain = nets["float32"].submit(clips, [25.0])().ravel().astype(np.float64)
-    for name, net in nets.items():
-        sides = {
-            "forward": lambda net=net: forward_rate(net, clips),
-            "matmul": lambda name=name: matmul_rate(torch.device("cpu"), PRECISIONS[name]),
-        }
-        found = in_turns(sides, runs)
-        rate, peak = statistics.median(found["forward"]), statistics.median(found["matmul"])
-        share = f"{100 * rate * _FLOP / peak:.0f} %"
-        x = net.submit(clips, [25.0])().ravel().astype(np.float64)
+    columns = ("clips/s", "GFLOP/s", "matmul 3072^3, GFLOP/s", "share of it", "cosine to float32")
+    print(f"| I3D Inception, 16x224x224, a process per core | {' | '.join(columns)} |\n|---|---|---|---|---|---|")
+    plain = np.zeros(0)
+    for precision in ("float32", "bfloat16"):
+        options = {"weights": "random", "crops": "1", "precision": precision, "device": "cpu"}
+        clips = [np.random.default_rng(0).integers(0, 256, (16, 256, 341, 3), dtype=np.uint8)]
+        x = create("i3d_rocng", **options).submit(clips, [25.0])().ravel().astype(np.float64)
+        plain = x if not plain.size else plain
         cosine = x @ plain / np.linalg.norm(x) / np.linalg.norm(plain)
-        print(f"| {name} | {show(found['forward'])} | {rate * _FLOP:.0f} | {peak:.0f} | {share} | {cosine:.6f} |")
+        both = beside(options, runs)
+        rate, peak = sum(one["forward"] for one in both), sum(one["matmul"] for one in both)
+        share = f"{100 * rate * _FLOP / peak:.0f} %"
+        print(f"| {precision} | {rate:.2f} | {rate * _FLOP:.0f} | {peak:.0f} | {share} | {cosine:.6f} |")
+
+
+def beside(options: dict[str, str], runs: int) -> list[dict[str, float]]:
+    """Forward pass and matrix product in turns, in as many processes with one thread as extraction runs; medians."""
+    command = [sys.executable, __file__, "--runs", str(runs), "--alone", json.dumps(options)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(torch.get_num_threads())]
+    return [json.loads(process.communicate()[0]) for process in running]
+
+
+def one_process(options: dict[str, str], runs: int) -> dict[str, float]:
+    torch.set_num_threads(1)
+    net = create("i3d_rocng", **options)
+    clips = [np.random.default_rng(0).integers(0, 256, (16, 240, 320, 3), dtype=np.uint8)]
+    sides = {
+        "forward": lambda: forward_rate(net, clips),
+        "matmul": lambda: matmul_rate(torch.device("cpu"), PRECISIONS[options["precision"]]),
+    }
+    return {name: statistics.median(values) for name, values in in_turns(sides, runs).items()}
 
 
 def whole(runs: int) -> None:
@@ -91,9 +103,9 @@ def whole(runs: int) -> None:
         videos = []
         for i in range(8):
             path = Path(folder) / f"{i}.mp4"
-            write_video(path, pictures(480), fps=25)
+            write_video(path, pictures(320), fps=25)
             videos.append(Video(f"{i}", str(path), "train", 0))
-        for crops, precision, few in (("1", "float32", 8), ("1", "bfloat16", 8), ("10", "bfloat16", 4)):
+        for crops, precision, few in (("1", "float32", 8), ("1", "bfloat16", 8), ("10", "bfloat16", 2)):
             options = {"weights": "random", "crops": crops, "precision": precision, "device": "cpu"}
             sides = {
                 "whole": lambda options=options, few=few: extracted(videos[:few], folder, options),
@@ -119,10 +131,7 @@ def extracted(videos: list[Video], folder: str, options: dict[str, str]) -> floa
 
 def alone(options: dict[str, str]) -> float:
     """The forward pass in as many processes, with as many threads, as extraction runs."""
-    command = [sys.executable, __file__, "--alone", json.dumps(options)]
-    count = torch.get_num_threads()
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
-    return sum(float(process.communicate()[0]) for process in running)
+    return sum(one["forward"] for one in beside(options, 3))
 
 
 def decoding(runs: int) -> None:
@@ -154,25 +163,24 @@ def decode_ours(path: Path) -> float:
 
 
 def memory(hours: float) -> None:
-    """Small pictures and cheap descriptors, one with as many features as the largest nets: what would grow with the
-    video is what waits for its end."""
+    """Small pictures and a descriptor that costs nothing but has as many features as the largest nets: what would grow
+    with the video is what waits for its end."""
     print("\n| peak memory of one process, 64x48 pixels | MB |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         short, long = Path(folder) / "short.mp4", Path(folder) / "long.mp4"
         frames = int(hours * 3600 * 25)
         write_video(short, pictures(1500, 48, 64), fps=25, preset="ultrafast")
         write_video(long, pictures(frames, 48, 64), fps=25, preset="ultrafast")
-        for what, backbone in (("`motion`", "motion"), ("2048 features per clip", "wide")):
-            for name, path in (("1 minute", short), (f"{hours:g} hours", long)):
-                command = [sys.executable, __file__, "--one", json.dumps([backbone, str(path)])]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                print(f"| {what}, {name} | {float(done.stdout):,.0f} |")
+        for name, path in (("1 minute", short), (f"{hours:g} hours", long)):
+            command = [sys.executable, __file__, "--one", str(path)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            print(f"| {name} at 25 frames/s, 2048 features per clip | {float(done.stdout):,.0f} |")
 
 
-def peak_of(backbone: str, path: str) -> float:
+def peak_of(path: str) -> float:
     """MB that extracting one video into a store takes at most, libraries included."""
     with tempfile.TemporaryDirectory() as folder:
-        report = extract_all([Video("v", path, "train", 0)], Path(folder) / "s", backbone, workers=1)
+        report = extract_all([Video("v", path, "train", 0)], Path(folder) / "s", "wide", workers=1)
     assert not report.failures, report.failures
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -200,15 +208,10 @@ class Wide(Backbone):
 def main(runs: int, hours: float, only: str | None, alone_options: str | None, one_video: str | None) -> None:
     """Measures, and prints tables."""
     if alone_options:
-        torch.set_num_threads(1)
-        net = create("i3d_rocng", **json.loads(alone_options))
-        clips = [np.random.default_rng(0).integers(0, 256, (16, 240, 320, 3), dtype=np.uint8)]
-        net.submit(clips, [25.0])()
-        rates = [forward_rate(net, clips) for _ in range(3)]
-        print(statistics.median(rates))
+        print(json.dumps(one_process(json.loads(alone_options), runs)))
         return
     if one_video:
-        print(peak_of(*json.loads(one_video)))
+        print(peak_of(one_video))
         return
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"{time.strftime('%Y-%m-%d')}, {machine}\n")

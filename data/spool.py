@@ -1,5 +1,6 @@
 """Features of one video while they are being made: clip by clip, in memory that does not grow with the video."""
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,11 +51,17 @@ class FeatureSpool:
             n, k, d = np.argwhere(~np.isfinite(kept))[0]
             raise ValueError(
                 f"feature {d} of clip {self.clips + n}, crop '{self.crops[k]}', is {kept[n, k, d]}; "
-                "features must be finite (a float16 store overflows at 65504: use --dtype float32)"
+                f"features must be finite ({self._remedy(float(block[n, k, d]))})"
             )
         self._file.seek(0, 2)
         self._file.write(kept.reshape(-1).view(np.uint8).data)
         self.clips += len(kept)
+
+    def _remedy(self, made: float) -> str:
+        """What to type about a feature that was made as `made` and cannot be kept."""
+        if np.isfinite(made):
+            return "a float16 store overflows at 65504: use --dtype float32"
+        return "the backbone made it so; a net under --precision float16: use bfloat16 or float32"
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """(first clip, (n, K, D)) from the first clip on, a few MB at a time."""
@@ -73,7 +80,8 @@ class FeatureSpool:
 
     def close(self) -> None:
         """Gives memory and file back."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk, on what was not written yet and nobody wants any more
+            self._file.close()
 
 
 @dataclass(frozen=True)

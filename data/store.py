@@ -221,7 +221,7 @@ class FeatureStore:
         Links and not a virtual dataset, which reads zeros where a file is missing; a broken link raises KeyError.
         """
         master = self.root / "features.h5"
-        with aside(master) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+        with aside(master) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110"), locking=False) as file:
             file.attrs["format"] = FORMAT
             file.attrs["spec"] = self.spec.to_json()
             group = file.create_group("videos")

@@ -275,7 +275,8 @@ def open_container(path: Path) -> "av.container.InputContainer":
         ) from error
     if not container.streams.video:
         container.close()
-        raise DecodeError(path, "the file holds no video stream", "take it out of the manifest")
+        remedy = f"take it out of the manifest, or, if it should have pictures, {AGAIN}"
+        raise DecodeError(path, "the file holds no video stream, or is cut off before it", remedy)
     return container
 
 

@@ -24,6 +24,7 @@ from extract.streams import Facts, Reading, clips_from
 
 _BYTES = 256 << 20  # of shared memory for each process; touched as far as it is used
 _PAGE = 4096
+_MOST_PLACES = 64  # so that all their messages fit into a pipe: or both sides could wait for the other one to read
 _STILLBORN = 3  # processes in a row that die before they are ready
 
 
@@ -226,6 +227,10 @@ def _nothing() -> None:
 
 def _work(pipe: Connection, spec: FeatureSpec, reading: Reading) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us
+    if "flow" in spec.options:
+        import cv2
+
+        cv2.setNumThreads(1)  # there is a process for every core
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         handle = recv_handle(pipe)
         memory = mmap.mmap(handle, os.fstat(handle).st_size)
@@ -282,7 +287,8 @@ class _Places:
         if part != self._part:
             while self._out:  # clips of another size are still in use
                 self._hear()
-            self._part, self._free = part, list(range(0, self._size - part + 1, part))
+            self._part = part
+            self._free = [i * part for i in range(min(self._size // part, _MOST_PLACES))]
         while not self._free:
             self._hear()
         place = self._free.pop(0)

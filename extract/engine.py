@@ -7,6 +7,8 @@ with the length of a video: its features wait in a spool.
 import contextlib
 import errno
 import logging
+import os
+import tempfile
 import time
 import traceback
 from collections import deque
@@ -14,6 +16,8 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +31,9 @@ from extract.streams import Facts
 
 log = logging.getLogger(__name__)
 _SAY_EVERY_S = 10.0
+_MOST_WRITING = 16  # videos that wait for a slow disk, each with its features and an open file or two
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SLACK = 1 << 20  # bytes of a file beside its numbers, at most
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class Engine:
                 while len(self._flying) > 1:
                     self._collect()
                 self._write_finished(writer)
-                while self._writing and self._writing[0].done():
+                while self._writing and (self._writing[0].done() or len(self._writing) > _MOST_WRITING):
                     yield self._writing.popleft().result()
 
     # -- the stages ----------------------------------------------------------------------------------------------------
@@ -145,7 +151,10 @@ class Engine:
             work.elsewhere = not claim.enter_context(self.store.claim(video.id)) or video.id in self.store
         except OSError as error:
             return End(self._count, error=error)
-        return End(self._count) if work.elsewhere else (self._count, video)
+        if not work.elsewhere:
+            return self._count, video
+        claim.close()  # at once: a list that others have been through would hold more open files than a process may
+        return End(self._count)
 
     def _clip(self, clip: Clip) -> Iterator[Progress]:
         work = self._works[clip.number]
@@ -221,6 +230,7 @@ class Engine:
                 if work.error is not None or work.facts is None:
                     raise work.error or RuntimeError("the video ended without its length")
                 features, notes = described(video, self.store.spec, work.spool, work.facts)
+                _reserve(self.store.root, prod(work.spool.shape) * work.spool.dtype.itemsize + _SLACK)
                 self.store.write(features)
             except Exception as error:  # whatever one video does must not cost the others
                 log.debug("%s", "".join(traceback.format_exception(error)))
@@ -236,6 +246,13 @@ class Engine:
 
 def _raise(error: Exception) -> NDArray[np.float32]:
     raise error
+
+
+def _reserve(folder: Path, size: int) -> None:
+    """Raises OSError where the disk has no room: HDF5 finds out while it closes a file, and crashes the process."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def described(

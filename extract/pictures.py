@@ -19,7 +19,7 @@ _PICTURES = {
     b"MM\0*": "tiff",
     b"BM": "bmp",
 }
-DECODERS = ("pyav", "torchcodec")
+DECODERS = ("pyav", "torchcodec", "nvdec")
 _MOST_NOTES = 10
 _ENDS = {"mjpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 
@@ -36,7 +36,8 @@ def open_video(
     """The reader for a video file, or for a folder that holds the frames of one as pictures.
 
     `path`, `resize`, `color` and `damaged` are those of `Reader`. `decoder` is one of DECODERS, for video files:
-    pictures are read by PyAV. `device` is where torchcodec decodes, "cpu" or "cuda" (NVDEC); PyAV has no use for it.
+    pictures are read by PyAV. "torchcodec" decodes on the CPU, "nvdec" is torchcodec on the GPU `device`, whose pixels
+    are others.
 
     Raises DecodeError, and ValueError on options that do not go together.
     """
@@ -44,9 +45,13 @@ def open_video(
         raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, got '{decoder}'")
     if Path(path).is_dir():
         return FolderReader(path, resize=resize, color=color, damaged=damaged)
-    if decoder == "torchcodec":
+    if decoder != "pyav":
         from extract.torchcodec_reader import TorchcodecReader
 
+        if decoder == "torchcodec":
+            device = "cpu"
+        elif not device.startswith("cuda"):
+            raise ValueError(f"decoder nvdec wants a GPU, got device '{device}'; use --decoder torchcodec or pyav")
         return TorchcodecReader(path, resize=resize, color=color, damaged=damaged, device=device)
     return VideoReader(path, resize=resize, color=color, damaged=damaged)
 

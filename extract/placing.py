@@ -17,10 +17,11 @@ def planned(job: Job, workers: int, decoders: int | None, videos: int) -> list[J
     """One job for each worker process.
 
     A GPU gets one worker, and as many decoding processes as there are cores to spare. On a CPU every core gets a worker
-    with one thread, which for most nets is faster than one worker with all threads, as far as memory and videos go.
+    with one thread, as far as memory and videos go: faster than one worker with all threads, and the same bytes for any
+    number of workers, since convolutions round otherwise for another number of threads.
 
     Args:
-        job: what every worker does.
+        job: what every worker does; its `threads` stay where they are set.
         workers: how many were asked for; 0 leaves the choice to this function.
         decoders: as for `extract_all`.
         videos: how many there are to do.
@@ -33,7 +34,7 @@ def planned(job: Job, workers: int, decoders: int | None, videos: int) -> list[J
     workers = max(min(workers, videos), 1)
     if decoders is None:
         decoders = max(cores() // workers - 1, 1) if on_gpu else 0
-    threads = 0 if on_gpu or not uses_torch else max(cores() // workers, 1)
+    threads = job.threads or int(uses_torch and not on_gpu)
     job = replace(job, threads=threads, decoders=decoders)
     if not uses_torch:
         return [job] * workers

@@ -10,6 +10,7 @@ import os
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,11 @@ from tqdm import tqdm
 from data.registry import load_plugin
 from data.store import FeatureStore
 from data.types import Video
-from extract.backbones import create, plan
+from extract.backbones import backbones, option_names, plan
 from extract.engine import Outcome, Progress
 from extract.placing import planned
 from extract.streams import Reading
-from extract.workers import Job, run_here, run_workers
+from extract.workers import Job, run_alone, run_workers
 
 log = logging.getLogger(__name__)
 _LOG_EVERY_S = 10.0
@@ -32,8 +33,10 @@ _LOG_EVERY_S = 10.0
 
 @dataclass
 class ExtractReport:
-    """What a run did: ids written, ids that were there already, `failures` as {id: message}, notes, frames, seconds."""
+    """What a run did: the spec's id, ids written and ids that were there already, `failures` as {id: message}, notes,
+    frames, clips, worker processes, seconds."""
 
+    spec_id: str = ""
     written: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
@@ -50,6 +53,7 @@ class ExtractReport:
         counts = {"written": len(self.written), "present": len(self.present), "elsewhere": len(self.elsewhere)}
         rate = self.frames / self.seconds if self.seconds else 0.0
         return {
+            "features": self.spec_id,
             **counts,
             "failures": self.failures,
             "notes": self.notes,
@@ -63,7 +67,8 @@ class ExtractReport:
     def describe(self, root: Path) -> str:
         """Lines for a person; the failures once more, since they scrolled by long ago."""
         rate = f", {self.frames / self.seconds:.0f} frames/s" if self.frames else ""
-        lines = [f"{len(self.written)} videos extracted, {len(self.present)} were there already{rate}: {root}"]
+        counts = f"{len(self.written)} videos extracted, {len(self.present)} were there already{rate}"
+        lines = [f"{counts}: {self.spec_id} in {root}"]
         if self.elsewhere:
             lines.append(f"{len(self.elsewhere)} videos are in the hands of other workers")
         if self.failures:
@@ -80,6 +85,7 @@ def extract_all(
     *,
     workers: int = 0,
     decoders: int | None = None,
+    threads: int = 0,
     batch: int = 0,
     damaged: str = "refuse",
     shard: tuple[int, int] = (1, 1),
@@ -97,6 +103,8 @@ def extract_all(
         workers: processes that run the backbone; 0 chooses one per core, or one per GPU.
         decoders: processes that decode for each worker; 0 decodes in a thread beside the forward pass. By default
             processes for a GPU, a thread otherwise.
+        threads: of torch in each worker; 0 means one on a CPU. With more, the float32 features of many nets differ in
+            the seventh digit.
         batch: clips of a forward pass; 0 leaves it to the backbone: one on a CPU, which is as fast as any there.
         damaged: "refuse" videos of which frames are lost, or "keep" what can be decoded.
         shard: (i, n), 1 <= i <= n: every n-th video from the i-th on, for job arrays.
@@ -104,26 +112,34 @@ def extract_all(
         engine: "local", or "ray": the same list of work on a Ray cluster, `workers` actors of it.
         address: of the cluster; None starts one on this machine.
 
-    Raises SpecMismatchError when the store was made otherwise, OSError when its disk is full. A video that fails is
-    reported, recorded in failures.jsonl, and does not stop the others.
+    Raises ValueError on an id that two videos have, SpecMismatchError when the store was made otherwise, OSError when
+    its disk is full. A video that fails is reported, recorded in failures.jsonl, and does not stop the others.
     """
     began = time.monotonic()
     index, count = shard
     if not 1 <= index <= count:
         raise ValueError(f"--shard I/N counts from 1: 1/{count} to {count}/{count}, got {index}/{count}")
+    if twice := [name for name, times in Counter(v.id for v in videos).items() if times > 1]:
+        raise ValueError(f"two videos have the id '{twice[0]}', and the store keeps one: give each its own")
     for plugin in plugins:
         load_plugin(plugin)
     options = dict(options or {})
+    if batch and "batch" in option_names(backbones.get(backbone)):  # what a net is made for, and what it is given
+        options["batch"] = batch
     spec = plan(backbone, **options)
+    if damaged == "keep" and spec.decoder != "pyav":
+        raise ValueError(f"--damaged keep needs PyAV, which says what is lost; leave --decoder {spec.decoder} out")
+    reading = Reading(damaged, flow_weights=options.get("flow_weights"))
+    job = Job(str(root), backbone, options, threads, batch=batch, reading=reading, plugins=tuple(map(str, plugins)))
+    if engine == "local":
+        planned(job, workers, decoders, len(videos))  # a device that is not there is found before a store is made
     store = FeatureStore(root, spec)
     store.sweep()
     mine = list(videos)[index - 1 :: count]
     todo = [v for v in mine if v.id not in store]
     # several machines on one list meet less often when each walks it in an order of its own
     random.Random(f"{socket.gethostname()} {os.getpid()}").shuffle(todo)  # noqa: S311
-    report = ExtractReport(present=[v.id for v in mine if v.id in store])
-    reading = Reading(damaged, flow_weights=options.get("flow_weights"))
-    job = Job(str(root), backbone, options, batch=batch, reading=reading, plugins=tuple(map(str, plugins)))
+    report = ExtractReport(spec.id, present=[v.id for v in mine if v.id in store])
     with tqdm(total=len(todo), unit="video", disable=None, desc=f"extract {spec.id}") as bar:
         if engine == "ray":
             from extract.cluster import run_ray
@@ -132,10 +148,8 @@ def extract_all(
         else:
             jobs = planned(job, workers, decoders, len(todo))
             report.workers = len(jobs)
-            if len(jobs) == 1 and todo:
-                outcomes = run_here(iter(todo), jobs[0], create(backbone, **jobs[0].options))
-            else:
-                outcomes = run_workers(todo, jobs)
+            alone = len(jobs) == 1 and todo
+            outcomes = run_alone(iter(todo), jobs[0]) if alone else run_workers(todo, jobs)
         with contextlib.closing(outcomes):
             _watch(outcomes, report, store, bar, len(todo))
     store.link()

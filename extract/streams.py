@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from data.types import FeatureSpec, Video
 from extract.audio import AudioClips
 from extract.clips import clips_of
-from extract.decode import parse_resize, read_rule, slow
+from extract.decode import DecodeError, parse_resize, read_rule, slow
 from extract.flow import FlowAlgorithm, FlowReader, flow_algorithm
 from extract.pictures import open_video
 from extract.resample import ResampledReader, check_constant
@@ -67,6 +67,12 @@ def _pictures(video: Video, spec: FeatureSpec, reading: Reading) -> Clips:
         device=reading.device,
     ) as reader:
         fps = reader.fps or video.fps  # a folder of pictures has none of its own
+        if spec.fps is not None and not fps:
+            raise DecodeError(
+                video.path,
+                f"its frame rate is not known, and the recipe takes {spec.fps:g} frames/s",
+                "write it into the manifest (fps), or take the frames as they are: --option fps=none",
+            )
         rate = spec.rate(fps)
         frames: Any = reader
         if rate != 1.0:

@@ -19,9 +19,9 @@ _INSTALL = "pip install torchcodec (docs.pytorch.org/torchcodec says which versi
 class TorchcodecReader(Reader):
     """Frames of a video file, decoded by torchcodec.
 
-    Every frame goes through the host: what is read is what `VideoReader` reads, for `--decoder torchcodec` alone.
+    Every frame goes through the host: what is read is what `VideoReader` reads.
     Resizing and gray are computed from RGB, not from the coded planes, and so differ from PyAV's by a grey level or
-    two; unresized RGB is the same. Decoding on a GPU rounds in its own way, too: a cache says which decoder made it.
+    two; unresized RGB is the same. A GPU rounds in its own way, too, and is another decoder by name: nvdec.
 
     Args:
         path, resize, color: as for `Reader`.

@@ -67,16 +67,30 @@ def _engine(job: Job, backbone: Backbone) -> Engine:
     return Engine(FeatureStore(job.root, spec), backbone, source, batch)
 
 
-def prepared(job: Job) -> Backbone:
-    """The backbone of a job, made in the process that is to run it."""
+def run_alone(videos: Iterator[Video], job: Job) -> Messages:
+    """In this process, with the job's threads as long as it runs."""
+    with prepared(job) as backbone:
+        yield from run_here(videos, job, backbone)
+
+
+@contextlib.contextmanager
+def prepared(job: Job) -> Iterator[Backbone]:
+    """The backbone of a job, made in the process that runs it; that has the job's threads while the block runs."""
+    import cv2
+
     for plugin in job.plugins:
         load_plugin(Path(plugin))
     backbone = create(job.backbone, **job.options)
-    if backbone.uses_torch and job.threads:
-        import torch
+    with contextlib.ExitStack() as stack:
+        if backbone.uses_torch and job.threads:
+            import torch
 
-        torch.set_num_threads(job.threads)
-    return backbone
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(job.threads)
+        if job.threads or not backbone.uses_torch:
+            stack.callback(cv2.setNumThreads, cv2.getNumThreads())
+            cv2.setNumThreads(max(job.threads, 1))  # of optical flow; every worker would take all cores
+        yield backbone
 
 
 def run_workers(todo: Sequence[Video], jobs: Sequence[Job]) -> Messages:
@@ -96,13 +110,12 @@ class _Pool:
     def __init__(self, todo: Sequence[Video], jobs: Sequence[Job]) -> None:
         self._list = WorkList(todo)
         self._workers: dict[Connection, _Worker] = {}
+        self._jobs = jobs
         self._stillborn = 0
-        for job in jobs:
-            self._start(job)
 
     def run(self) -> Messages:
-        for worker in self._workers.values():
-            self._fill(worker)
+        for job in self._jobs:  # here, so that whoever stops the pool stops all that were started
+            self._fill(self._start(job))
         while self._workers:
             for pipe in wait(list(self._workers)):
                 worker = self._workers[pipe]  # type: ignore[index]
@@ -188,8 +201,8 @@ class _Worker:
 
 def _work(job: Job, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us
-    backbone = prepared(job)
-    with contextlib.suppress(ConnectionError):  # the parent is gone: the next run goes on from the store
+    # without the parent, the next run goes on from the store
+    with contextlib.suppress(ConnectionError), prepared(job) as backbone:
         pipe.send(None)
         for message in run_here(_received(pipe), job, backbone):
             pipe.send(message)

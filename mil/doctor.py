@@ -27,7 +27,10 @@ class Check:
 
 def examine() -> list[Check]:
     """All checks, in the order in which a person would want them."""
-    checks = (_packages, _torch, _gpu, _torchvision, _pytorchvideo, _opencv, _decoder, _store, _disk)
+    checks = (
+        _packages, _torch, _gpu, _torchvision, _pytorchvideo, _opencv, _decoder, _torchcodec, _ray, _weights, _store,
+        _disk,
+    )  # fmt: skip
     found = []
     for check in checks:
         try:
@@ -86,16 +89,21 @@ def _torchvision() -> Check:
     try:
         found = version("torchvision")
     except PackageNotFoundError:
-        return Check(
-            "torchvision", "WARN", "not installed; only pytorchvideo's hub nets need it", "pip install 'wsvad[hub]'"
-        )
+        wanted_by = "its own nets, pytorchvideo's hub nets and RAFT need it"
+        return Check("torchvision", "WARN", f"not installed; {wanted_by}", "pip install 'wsvad[hub]'")
+    index = CPU_INDEX if "+cpu" in torch.__version__ else "https://download.pytorch.org/whl/cu130"
+    remedy = f"pip install --force-reinstall --no-deps torchvision --index-url {index}"
     try:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        index = CPU_INDEX if "+cpu" in torch.__version__ else "https://download.pytorch.org/whl/cu130"
-        remedy = f"pip install --force-reinstall --no-deps torchvision --index-url {index}"
-        return Check("torchvision", "WARN", f"{found} does not fit torch {torch.__version__} ({reason})", remedy)
+        from extract.shim import import_torchvision
+
+        reason = f"{found} does not fit torch {torch.__version__} ({str(error).splitlines()[0]})"
+        try:
+            import_torchvision()
+        except (ImportError, RuntimeError, ValueError):
+            return Check("torchvision", "WARN", reason, remedy)
+        return Check("torchvision", "WARN", f"{reason}; the nets run all the same", remedy)
     return Check("torchvision", "ok", found)
 
 
@@ -144,6 +152,38 @@ def _decoder() -> Check:
             "pip install --force-reinstall av",
         )
     return Check("decoder", "ok", f"PyAV {av.__version__}: wrote and read an H.264 file")
+
+
+def _torchcodec() -> Check:
+    try:
+        found = version("torchcodec")
+    except PackageNotFoundError:
+        return Check(
+            "torchcodec", "WARN", "not installed; only --decoder torchcodec needs it", "pip install 'wsvad[torchcodec]'"
+        )
+    try:
+        import torchcodec  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        return Check("torchcodec", "WARN", f"{found} does not load ({reason})", "install FFmpeg 4 to 8 of the system")
+    return Check("torchcodec", "ok", found)
+
+
+def _ray() -> Check:
+    try:
+        return Check("ray", "ok", version("ray"))
+    except PackageNotFoundError:
+        return Check("ray", "WARN", "not installed; only --engine ray needs it", "pip install 'wsvad[ray]'")
+
+
+def _weights() -> Check:
+    from extract.catalogue import CATALOGUE, folder
+
+    here = sum(entry.path.is_file() for entry in CATALOGUE.values())
+    found = f"{here} of {len(CATALOGUE)} published files in {folder()}"
+    if not here:
+        return Check("weights", "WARN", found, "wsvad weights ls, wsvad weights fetch NAME; or extract --weights FILE")
+    return Check("weights", "ok", f"{found}; `wsvad weights check` hashes them")
 
 
 def _store() -> Check:

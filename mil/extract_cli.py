@@ -23,11 +23,12 @@ from mil.options import PATH, json_option, key_values, load_plugins, plugins_opt
 @click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]), help="Arithmetic of a net.")
 @click.option("--compile", "compile_net", is_flag=True, default=None, help="Let torch.compile build a net's kernels.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="How features are stored.")
-@click.option("--decoder", type=click.Choice(["pyav", "torchcodec"]), help="What decodes; for nets.")
+@click.option("--decoder", type=click.Choice(["pyav", "torchcodec", "nvdec"]), help="What decodes; for nets.")
 @click.option("--damaged", type=click.Choice(["refuse", "keep"]), default="refuse", show_default=True,
               help="Videos of which frames are lost: leave them out, or keep what can be decoded.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(0), default=0, help="Processes; 0: one per core, or one per GPU.")
 @click.option("--decoders", type=click.IntRange(0), help="Processes that decode for each worker; 0: a thread.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Of torch in each worker; 0: one on a CPU.")
 @click.option("--batch", type=click.IntRange(0), default=0, help="Clips per forward pass; 0: the backbone's own.")
 @click.option("--shard", default="1/1", metavar="I/N", help="Every N-th video from the I-th on, I from 1 to N.")
 @click.option("--split", type=click.Choice(["train", "test"]), help="Only videos of this split.")
@@ -44,6 +45,7 @@ def extract(
     damaged: str,
     workers: int,
     decoders: int | None,
+    threads: int,
     batch: int,
     shard: str,
     split: str | None,
@@ -66,6 +68,7 @@ def extract(
         {**key_values(options), **{k: v for k, v in {**given, "compile": compile_net}.items() if v is not None}},
         workers=workers,
         decoders=decoders,
+        threads=threads,
         batch=batch,
         damaged=damaged,
         shard=_shard(shard),

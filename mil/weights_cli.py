@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+from mil.options import json_option
 
 
 @click.group()
@@ -19,7 +19,7 @@ def weights() -> None:
 
 
 @weights.command("ls")
-@_json_option
+@json_option
 def weights_ls(as_json: bool) -> None:
     """One line for each file: name, whether it is there, size, licence, what it is, the presets that take it."""
     rows = listing()
@@ -66,7 +66,7 @@ def listing() -> list[dict[str, Any]]:
 
 @weights.command("fetch")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@_json_option
+@json_option
 def weights_fetch(names: tuple[str, ...], as_json: bool) -> None:
     """Download files by NAME (`wsvad weights ls`), verify them, and put them where the presets look."""
     from extract.catalogue import WeightsError, find
@@ -99,7 +99,7 @@ _SAID = {
 
 @weights.command("check")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@_json_option
+@json_option
 def weights_check(names: tuple[str, ...], as_json: bool) -> None:
     """Hash every file that is there, or those of NAME. Exit code 1 when one is not what it should be."""
     from extract.catalogue import CATALOGUE, find

@@ -136,7 +136,7 @@ def test_options_that_do_not_go_together(tmp_path, torchcodec):
     path = write_small(tmp_path / "v.mp4", 3)
     with pytest.raises(ValueError, match="damaged='keep' needs PyAV"):
         read(path, damaged="keep")
-    with pytest.raises(ValueError, match="decoder must be one of pyav, torchcodec, got 'decord'"):
+    with pytest.raises(ValueError, match="decoder must be one of pyav, torchcodec, nvdec, got 'decord'"):
         open_video(path, decoder="decord")
 
 
@@ -153,3 +153,14 @@ def test_the_real_one_gives_the_same_frames(tmp_path):
         for frame, wanted in zip(frames, reader, strict=True):
             np.testing.assert_array_equal(frame, wanted)
     assert number_of(frames[69]) == 69
+
+
+def test_nvdec_is_a_decoder_of_its_own(tmp_path, torchcodec):
+    """Its pixels are others than those of torchcodec on a CPU, whose name means the CPU wherever the net runs."""
+    path = write_numbered(tmp_path / "v.mp4", 5)
+    for decoder, device in (("nvdec", "cuda:1"), ("torchcodec", "cuda:1"), ("torchcodec", "cpu")):
+        with open_video(path, decoder=decoder, device=device) as reader:
+            assert len(list(reader)) == 5
+    assert [device for _, device, _ in torchcodec.calls] == ["cuda:1", "cpu", "cpu"]
+    with pytest.raises(ValueError, match="nvdec wants a GPU, got device 'cpu'"):
+        open_video(path, decoder="nvdec")

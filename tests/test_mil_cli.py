@@ -346,7 +346,8 @@ def test_version(wsvad):
 
 
 @pytest.mark.parametrize(
-    ("device", "text"), [("cuda:99", "wanted cuda:99, found"), ("gpu", "no device called 'gpu'; wanted cpu, cuda")]
+    ("device", "text"),
+    [("cuda:99", "wanted cuda:99, found"), ("gpu", "no device called 'gpu'; wanted auto, cpu, cuda")],
 )
 def test_a_device_that_is_not_there_is_one_line_and_takes_no_folder(wsvad, world, tmp_path, device, text):
     places = ["--manifest", world.manifest, "--features", world.stores[0].root, "--out", tmp_path / "run"]

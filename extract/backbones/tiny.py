@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from data.types import FeatureSpec
 from extract.backbones.base import Backbone, BackboneError, backbones
-from extract.device import device_of
+from extract.device import torch_device
 
 _DIM = 32
 
@@ -28,7 +28,7 @@ class Tiny(Backbone):
         kind, _, seed = weights.partition(":")
         if kind != "random" or not (seed or "0").isdecimal():
             raise BackboneError(f"tiny is never trained: --weights random or random:SEED, got '{weights}'")
-        self.device = torch.device(device_of(device))
+        self.device = torch_device(device)
         self.spec = FeatureSpec(
             backbone="tiny",
             dim=_DIM,

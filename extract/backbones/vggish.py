@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from data.types import FeatureSpec
 from extract.audio import SoundRule
 from extract.backbones.base import BackboneError, backbones
-from extract.backbones.net import Net, Option
+from extract.backbones.net import Net
+from extract.backbones.settings import Option
 from extract.logmel import EXAMPLE, HOP, RATE, ROWS, log_mel_on_device
 from extract.nets.vggish import VGGish as VGGishNet
 

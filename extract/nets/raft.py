@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from extract import weights as weight_store
 from extract.backbones.base import BackboneError
 from extract.decode import Frame
-from extract.device import device_of
+from extract.device import torch_device
 from extract.flow import Flow, FlowAlgorithm
 from extract.shim import import_torchvision
 
@@ -48,7 +48,7 @@ class RaftFlow(FlowAlgorithm[Tensor]):
         chosen = weight_store.resolve(weights, (name,), preset="raft" if size == "large" else name)
         self.identity = chosen.identity
         self.iterations = iterations
-        self.device = torch.device(device_of(device))
+        self.device = torch_device(device)
         self.batch = 1 if self.device.type == "cpu" else batch
         import_torchvision()
         models = importlib.import_module("torchvision.models.optical_flow")
