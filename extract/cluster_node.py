@@ -62,13 +62,9 @@ class Extraction:
     def start(self, job: Job, wanted: dict[str, str], mark: str, folder: str) -> None:
         """Makes the backbone. Raises ClusterError with this machine's name on whatever stands against it."""
         try:
-            differ = [
-                f"{name} {found}, not {wanted[name]}" for name, found in versions().items() if found != wanted[name]
-            ]
-            if differ:
-                raise ClusterError(
-                    f"has {', '.join(differ)}, and its numbers could differ; install the same everywhere"
-                )
+            ours = versions()
+            if differ := [f"{name} {ours.get(name)}, not {v}" for name, v in wanted.items() if ours.get(name) != v]:
+                raise ClusterError(f"has {', '.join(differ)}: numbers could differ; install the same everywhere")
             if not Path(mark).is_file():
                 raise ClusterError(f"does not see the store {job.root}; it must lie on a disk that all nodes share")
             with contextlib.suppress(OSError):  # for relative paths in options

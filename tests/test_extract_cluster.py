@@ -112,6 +112,7 @@ CPU_NODE, GPU_NODE = {"CPU": 16.0, "memory": 40 * GB}, {"CPU": 24.0, "GPU": 4.0,
         ([GPU_NODE, CPU_NODE], None, Share(6.0, 1.0), 4, "cuda", 5),
         ([GPU_NODE, {"CPU": 4.0, "GPU": 2.0}], None, Share(2.0, 1.0), 6, "cuda", 1),
         ([GPU_NODE], 2, Share(3.0, 1.0), 4, "cuda", 2),
+        ([GPU_NODE], 20, Share(6.0, 1.0), 4, "cuda", 20),  # no more than there is, or it would never be placed
         ([], None, Share(1.0, 0.0, 3 << 29), 1, "cpu", 0),  # a cluster that may grow
     ],
 )
@@ -190,7 +191,7 @@ def test_an_error_of_the_engine_itself_reaches_the_driver(started, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ((1, {**versions(), "torch": "1.0"}), r"node .+: has torch [0-9.]+, not 1.0, and its numbers could differ"),
+        ((1, {**versions(), "torch": "1.0"}), r"node .+: has torch [0-9.]+, not 1.0: numbers could differ"),
         ((2, "/nowhere/mark"), r"node .+: does not see the store .+; it must lie on a disk that all nodes share"),
     ],
 )
