@@ -16,19 +16,23 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import h5py
 
-from data.files import aside, sweep, sync, temporary_name
+from data.files import aside, reserve, sweep, sync, temporary_name
 from data.grid import ClipGrid
 from data.spool import SpooledFeatures
 from data.store_file import FORMAT, StoreError, digest_of, grid_of, load, opened, reads_back, write_file
 from data.types import FeatureSpec, VideoFeatures
 
 __all__ = ["FORMAT", "FeatureStore", "StoreError", "StoreReport", "file_name"]
+
+
+_SLACK = 1 << 20  # bytes of a file beside its numbers, at most
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ class FeatureStore:
         self._check_fits(features)
         final = self.path(features.video_id)
         final.parent.mkdir(parents=True, exist_ok=True)
+        held = features.x if isinstance(features, VideoFeatures) else features.spool
+        reserve(self.root, prod(held.shape) * held.dtype.itemsize + _SLACK)
         with aside(final) as temporary:
             write_file(temporary, features, self.spec)
             # compared bit for bit, which is stronger than the checksum, and faster
@@ -221,6 +227,7 @@ class FeatureStore:
         Links and not a virtual dataset, which reads zeros where a file is missing; a broken link raises KeyError.
         """
         master = self.root / "features.h5"
+        reserve(self.root, _SLACK + 2048 * len(self.files()))
         with aside(master) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110"), locking=False) as file:
             file.attrs["format"] = FORMAT
             file.attrs["spec"] = self.spec.to_json()

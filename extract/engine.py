@@ -7,8 +7,6 @@ with the length of a video: its features wait in a spool.
 import contextlib
 import errno
 import logging
-import os
-import tempfile
 import time
 import traceback
 from collections import deque
@@ -16,8 +14,6 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +29,6 @@ log = logging.getLogger(__name__)
 _SAY_EVERY_S = 10.0
 _MOST_WRITING = 16  # videos that wait for a slow disk, each with its features and an open file or two
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SLACK = 1 << 20  # bytes of a file beside its numbers, at most
 
 
 @dataclass(frozen=True)
@@ -230,7 +225,6 @@ class Engine:
                 if work.error is not None or work.facts is None:
                     raise work.error or RuntimeError("the video ended without its length")
                 features, notes = described(video, self.store.spec, work.spool, work.facts)
-                _reserve(self.store.root, prod(work.spool.shape) * work.spool.dtype.itemsize + _SLACK)
                 self.store.write(features)
             except Exception as error:  # whatever one video does must not cost the others
                 log.debug("%s", "".join(traceback.format_exception(error)))
@@ -246,13 +240,6 @@ class Engine:
 
 def _raise(error: Exception) -> NDArray[np.float32]:
     raise error
-
-
-def _reserve(folder: Path, size: int) -> None:
-    """Raises OSError where the disk has no room: HDF5 finds out while it closes a file, and crashes the process."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def described(

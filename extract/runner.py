@@ -119,6 +119,8 @@ def extract_all(
     index, count = shard
     if not 1 <= index <= count:
         raise ValueError(f"--shard I/N counts from 1: 1/{count} to {count}/{count}, got {index}/{count}")
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine must be local or ray, got '{engine}'")
     if twice := [name for name, times in Counter(v.id for v in videos).items() if times > 1]:
         raise ValueError(f"two videos have the id '{twice[0]}', and the store keeps one: give each its own")
     for plugin in plugins:
