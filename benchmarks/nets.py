@@ -3,7 +3,7 @@
 Four measurements, each of whose sides take turns in one run:
 
 1. the forward pass of I3D Inception against a matrix product in the same precision, and what bfloat16 does to features;
-2. the whole extraction against the forward pass alone, one crop and ten;
+2. the whole extraction, decoding and store included, against the forward pass alone, one crop and ten;
 3. decoding against the best that PyAV gives: one kept reformatter, nothing else done;
 4. peak memory of extracting a video of one minute and of six hours.
 
@@ -29,12 +29,15 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from data.datasets.toy_video import write_video
+from data.store import FeatureStore
 from data.types import FeatureSpec, Video
 from extract.backbones import Backbone, backbones, create
 from extract.backbones.net import PRECISIONS
 from extract.bench import forward_rate, matmul_rate
 from extract.decode import VideoReader
+from extract.engine import Outcome
 from extract.runner import extract_all
+from extract.workers import Job, run_here
 
 _FLOP = 2 * 27.83  # 10^9 of I3D Inception, 16 frames, one crop
 
@@ -79,59 +82,51 @@ def forward(runs: int) -> None:
         print(f"| {precision} | {rate:.2f} | {rate * _FLOP:.0f} | {peak:.0f} | {share} | {cosine:.6f} |")
 
 
-def beside(options: dict[str, str], runs: int) -> list[dict[str, float]]:
-    """Forward pass and matrix product in turns, in as many processes with one thread as extraction runs; medians."""
-    command = [sys.executable, __file__, "--runs", str(runs), "--alone", json.dumps(options)]
+def beside(options: dict[str, str], runs: int, path: Path | None = None) -> list[dict[str, float]]:
+    """Forward pass and matrix product, or the whole extraction of a video, in turns, in as many processes with one
+    thread as extraction runs; medians."""
+    given = json.dumps([options, str(path or "")])
+    command = [sys.executable, __file__, "--runs", str(runs), "--alone", given]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(torch.get_num_threads())]
     return [json.loads(process.communicate()[0]) for process in running]
 
 
-def one_process(options: dict[str, str], runs: int) -> dict[str, float]:
+def one_process(options: dict[str, str], path: str, runs: int) -> dict[str, float]:
     torch.set_num_threads(1)
     net = create("i3d_rocng", **options)
     clips = [np.random.default_rng(0).integers(0, 256, (16, 240, 320, 3), dtype=np.uint8)]
-    sides = {
-        "forward": lambda: forward_rate(net, clips),
-        "matmul": lambda: matmul_rate(torch.device("cpu"), PRECISIONS[options["precision"]]),
-    }
+    sides = {"forward": lambda: forward_rate(net, clips)}
+    if path:
+        sides["whole"] = lambda: extracted(net, Path(path))
+    else:
+        sides["matmul"] = lambda: matmul_rate(torch.device("cpu"), PRECISIONS[options["precision"]])
     return {name: statistics.median(values) for name, values in in_turns(sides, runs).items()}
 
 
 def whole(runs: int) -> None:
-    print("\n| end to end, into a store | clips/s | forward alone, same processes | share |\n|---|---|---|---|")
+    print("\n| whole extraction, a process per core | clips/s | forward pass alone | share |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        videos = []
-        for i in range(8):
-            path = Path(folder) / f"{i}.mp4"
-            write_video(path, pictures(320), fps=25)
-            videos.append(Video(f"{i}", str(path), "train", 0))
-        for crops, precision, few in (("1", "float32", 8), ("1", "bfloat16", 8), ("10", "bfloat16", 2)):
+        path = Path(folder) / "v.mp4"
+        for crops, precision, frames in (("1", "float32", 480), ("1", "bfloat16", 640), ("10", "bfloat16", 96)):
+            write_video(path, pictures(frames), fps=25)
             options = {"weights": "random", "crops": crops, "precision": precision, "device": "cpu"}
-            sides = {
-                "whole": lambda options=options, few=few: extracted(videos[:few], folder, options),
-                "forward": lambda options=options: alone(options),
-            }
-            found = in_turns(sides, runs)
-            share = statistics.median(found["whole"]) / statistics.median(found["forward"])
+            both = beside(options, runs, path)
+            rate, limit = sum(one["whole"] for one in both), sum(one["forward"] for one in both)
             what = f"I3D Inception, {precision}, {crops} crop{'s' * (crops != '1')}"
-            print(f"| {what} | {show(found['whole'])} | {show(found['forward'])} | {100 * share:.0f} % |")
+            print(f"| {what} | {rate:.2f} | {limit:.2f} | {100 * rate / limit:.0f} % |")
 
 
-def extracted(videos: list[Video], folder: str, options: dict[str, str]) -> float:
-    """Clips per second, by the difference of a run over all videos and one over half of them: starting up, which is
-    once per run however many videos there are, falls out."""
-    found = []
-    for some in (videos[: len(videos) // 2], videos):
-        with tempfile.TemporaryDirectory(dir=folder) as store:
-            report = extract_all(some, Path(store) / "s", "i3d_rocng", options)
-        assert not report.failures, report.failures
-        found.append(report)
-    return (found[1].clips - found[0].clips) / (found[1].seconds - found[0].seconds)
-
-
-def alone(options: dict[str, str]) -> float:
-    """The forward pass in as many processes, with as many threads, as extraction runs."""
-    return sum(one["forward"] for one in beside(options, 3))
+def extracted(net: Backbone, path: Path) -> float:
+    """Clips per second of a video's way into a store; the net is there, as it is for all videos but the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        FeatureStore(Path(folder) / "s", net.spec)
+        job = Job(str(Path(folder) / "s"), "i3d_rocng", {})
+        began = time.perf_counter()
+        *_, done = run_here(iter([Video("v", str(path), "train", 0)]), job, net)  # before it, notes on the way
+        took = time.perf_counter() - began
+    assert isinstance(done, Outcome)
+    assert not done.error, done.error
+    return done.clips / took
 
 
 def decoding(runs: int) -> None:
@@ -208,7 +203,7 @@ class Wide(Backbone):
 def main(runs: int, hours: float, only: str | None, alone_options: str | None, one_video: str | None) -> None:
     """Measures, and prints tables."""
     if alone_options:
-        print(json.dumps(one_process(json.loads(alone_options), runs)))
+        print(json.dumps(one_process(*json.loads(alone_options), runs)))
         return
     if one_video:
         print(peak_of(one_video))

@@ -118,7 +118,7 @@ class Net(Backbone):
         precision = str(given.get("precision", recipe.compute))
         if precision not in PRECISIONS:
             raise BackboneError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
-        if unknown := [k for k in given if k in set(given) - set(SETTINGS) - set(self.switches)]:
+        if unknown := [k for k in given if k not in SETTINGS and k not in self.switches]:
             raise BackboneError(
                 f"backbone {name} takes no option '{unknown[0]}'.{suggest(unknown[0], list(self.switches))}"
             )
