@@ -307,8 +307,7 @@ def parse_resize(text: str) -> ResizeRule:
 
     None too for a filter of `extract.transforms` ("short256:pil_bilinear"): the decoder then leaves frames as they are.
     """
-    rule = read_rule(text)
-    return None if rule is None or rule[1] in TORCH_FILTERS else rule
+    return None if is_torch_side(text) else read_rule(text)
 
 
 def read_rule(text: str) -> ResizeRule:
@@ -321,6 +320,15 @@ def read_rule(text: str) -> ResizeRule:
         wanted = f"'none', '160x120:area' or 'short120:area' with one of {', '.join(filters)}"
         raise ValueError(f"resize must be {wanted}, got '{text}'")
     return (int(match[3]) if match[3] else (int(match[1]), int(match[2]))), match[4]
+
+
+def is_torch_side(rule: str) -> bool:
+    """Whether `extract.transforms` follows a rule ("short256:pil_bilinear"); the decoder leaves frames as they are.
+
+    Raises ValueError on what is no rule.
+    """
+    read = read_rule(rule)
+    return read is not None and read[1] in TORCH_FILTERS
 
 
 def target_size(rule: ResizeRule, width: int, height: int) -> tuple[int, int]:

@@ -11,7 +11,6 @@ Names: algorithms "tvl1", "dis", "raft", "raft_small"; quantisations "none", "de
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from data.registry import suggest
 from extract.decode import Frame, Reader
-from extract.resample import ResampledReader
+from extract.wrapped import WrappedReader
 
 Flow = NDArray[np.float32]  # (H, W, 2)
 Picture = TypeVar("Picture")
@@ -145,7 +144,7 @@ def flow_algorithm(name: str, **options: Any) -> FlowAlgorithm[Any]:
     return ALGORITHMS[name](**options)
 
 
-class FlowReader:
+class FlowReader(WrappedReader):
     """A reader of frames as a reader of flow: the same protocol, one flow frame (H, W, 2) per frame.
 
     Args:
@@ -160,7 +159,7 @@ class FlowReader:
 
     def __init__(
         self,
-        reader: Reader | ResampledReader,
+        reader: Reader | WrappedReader,
         algorithm: FlowAlgorithm[Any],
         *,
         quantise: str = "denseflow",
@@ -168,29 +167,10 @@ class FlowReader:
     ) -> None:
         if quantise not in QUANTISATIONS:
             raise ValueError(f"quantise must be one of {', '.join(QUANTISATIONS)}, got '{quantise}'")
-        self.reader = reader
-        self.path = reader.path
+        super().__init__(reader)
         self._algorithm = algorithm
         self._quantise = quantise
         self._resize = resize
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else a reader has is the inner one's: num_frames, fps, num_bytes, notes, lost, times."""
-        if name.startswith("_") or name == "reader":
-            raise AttributeError(name)
-        return getattr(self.reader, name)
-
-    def __enter__(self) -> "FlowReader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the inner reader."""
-        self.reader.close()
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         pictures: list[Any] = []

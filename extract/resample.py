@@ -6,11 +6,11 @@ never mixed. The rate is a fraction, so that no length and no index depends on r
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from data.grid import ratio_of
 from extract.decode import DecodeError, Frame, Reader
+from extract.wrapped import WrappedReader
 
 Item = TypeVar("Item")
 
@@ -37,7 +37,7 @@ def resampled(items: Iterable[Item], rate: float) -> Iterator[Item]:
         yield held.popleft() if held else last  # type: ignore[misc]  # there was a frame
 
 
-class ResampledReader:
+class ResampledReader(WrappedReader):
     """A reader at another frame rate: the same protocol. `num_frames`, `fps` and all it says are the video's own.
 
     Raises DecodeError at the end of a video whose frames are not at the constant rate that its header says: the frames
@@ -45,32 +45,15 @@ class ResampledReader:
     """
 
     def __init__(self, reader: Reader, rate: float) -> None:
-        self.reader = reader
+        super().__init__(reader)
         self.ratio = rate
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "reader":
-            raise AttributeError(name)
-        return getattr(self.reader, name)
-
-    def __enter__(self) -> "ResampledReader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the inner reader."""
-        self.reader.close()
 
     def __iter__(self) -> Iterator[Frame]:
         yield from resampled(self.reader, self.ratio)
         check_constant(self.reader)
 
 
-def check_constant(reader: Reader) -> None:
+def check_constant(reader: Reader | WrappedReader) -> None:
     """Raises DecodeError when a video that was read to its end is not at the constant rate that its header says."""
     times, fps = reader.times, reader.fps
     if fps is None or times.rate is None or times.suits(fps):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from data.types import FeatureSpec, Video
 from extract.audio import AudioClips
 from extract.clips import clips_of
-from extract.decode import DecodeError, parse_resize, read_rule, slow
+from extract.decode import DecodeError, is_torch_side, slow
 from extract.flow import FlowAlgorithm, FlowReader, flow_algorithm
 from extract.pictures import open_video
 from extract.resample import ResampledReader, check_constant
@@ -80,11 +80,13 @@ def _pictures(video: Video, spec: FeatureSpec, reading: Reading) -> Clips:
         if "flow" in spec.options:
             algorithm = _algorithm(str(spec.options["flow"]), reading)
             quantise = str(spec.options.get("quantise", "none"))
-            resize = spec.resize if read_rule(spec.resize) != parse_resize(spec.resize) else "none"
+            resize = spec.resize if is_torch_side(spec.resize) else "none"
             frames = FlowReader(frames, algorithm, quantise=quantise, resize=resize)
         for clip in clips_of(frames, spec):
             yield clip, fps or ASSUMED_FPS
-        if spec.fps is not None:  # a time rule, though this video needs no resampling: its frames must come evenly
+        if (
+            spec.fps is not None and rate == 1.0
+        ):  # a time rule, though this video needs no resampling: its frames must come evenly
             check_constant(reader)
         notes = list(reader.notes)
     if not reader.fps:

@@ -13,15 +13,6 @@ from extract.decode import TORCH_FILTERS, read_rule
 Box = tuple[int, int, bool]
 
 
-def is_torch_side(rule: str) -> bool:
-    """Whether `resize` follows a rule ("short256:pil_bilinear"), and the decoder leaves the frames as they are.
-
-    Raises ValueError on what is no rule.
-    """
-    read = read_rule(rule)
-    return read is not None and read[1] in TORCH_FILTERS
-
-
 def resize(frames: Tensor, rule: str) -> Tensor:
     """Resizes a clip, uint8 (T, H, W, C) -> (T, h, w, C), on the device it is on; as it is where the size is right.
 

@@ -21,14 +21,11 @@ from typing import Any
 from data import manifest
 from data.store import FeatureStore
 from extract.runner import extract_all
+from tests.helpers import contents
 
 # a lost node is noticed after 1.5 s instead of 15 s
 WATCHFUL = {"health_check_period_ms": 500, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("videos/*/*.h5"))}
 
 
 def at_work(node: Any) -> list[int]:

@@ -75,3 +75,8 @@ def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.Complete
     """`python -m mil ...` from the repository's root."""
     command = [sys.executable, "-m", "mil", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """The files of all videos in a feature store, by their paths in it."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("videos/*/*.h5"))}

@@ -20,13 +20,9 @@ from pathlib import Path
 import h5py
 
 from data.store import FeatureStore
-from tests.helpers import ROOT
+from tests.helpers import ROOT, contents
 
 COMMAND = [sys.executable, "-m", "mil"]
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("videos/*/*.h5"))}
 
 
 def done(root: Path) -> int:

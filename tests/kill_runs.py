@@ -24,6 +24,7 @@ from data.store import FeatureStore
 from data.types import FeatureSpec, Video
 from extract.backbones import Backbone, backbones
 from extract.runner import extract_all
+from tests.helpers import contents
 
 # tqdm's own lock is shared by forked processes: killed while it holds it, a child would stop all later ones for good
 tqdm.monitor_interval = 0
@@ -66,10 +67,6 @@ def start(videos: list[Video], root: Path, prepare: Callable[[], None] = lambda:
         status = int(bool(extract_all(videos, root, "plain", workers=1).failures))
     finally:
         os._exit(status)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("videos/*/*.h5"))}
 
 
 def check(root: Path, wanted: dict[str, bytes]) -> int:

@@ -23,7 +23,7 @@ from extract.decoders import ProcessSource
 from extract.runner import extract_all
 from extract.sources import Clip, End, Source, ThreadSource
 from extract.streams import Reading
-from tests.helpers import ROOT, write_numbered, write_small
+from tests.helpers import ROOT, contents, write_numbered, write_small
 
 SPEC = FeatureSpec(backbone="test", dim=1, weights="none", clip_len=4, stride=4)  # clips at the videos' own sizes
 SIZES = [(48, 64), (96, 64), (48, 64), (160, 240), (64, 80)]  # clips of 36, 72, 36, 450 and 60 KiB
@@ -238,10 +238,6 @@ def patient(tmp_path):
     path.write_text(PATIENT)
     yield path
     backbones._items.pop("patient", None)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("videos/*/*.h5"))}
 
 
 def test_decoders_change_no_byte_of_a_store(tmp_path, patient):

@@ -25,7 +25,7 @@ from extract.engine import Engine, Outcome, Progress
 from extract.runner import extract_all
 from extract.sources import Clip, End, Source, ThreadSource
 from extract.streams import Facts, Reading
-from tests.helpers import ROOT, write_small
+from tests.helpers import ROOT, contents, write_small
 
 DIM = 3
 SPEC = FeatureSpec(backbone="lazy", dim=DIM, weights="none", clip_len=1, stride=1)  # a clip for every frame
@@ -294,10 +294,6 @@ def threaded(root: Path, backbone: Backbone, ahead: int = 8) -> Engine:
     spec = backbone.spec
     store = FeatureStore(root, spec)
     return Engine(store, backbone, lambda take: ThreadSource(take, spec, Reading(), ahead), backbone.batch)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("videos/*/*.h5"))}
 
 
 def test_batches_and_order_change_no_byte(tmp_path, files):

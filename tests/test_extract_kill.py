@@ -16,7 +16,7 @@ from data import manifest
 from data.store import FeatureStore
 from data.types import Video
 from extract.runner import extract_all
-from tests.helpers import ROOT, run_cli, write_small
+from tests.helpers import ROOT, contents, run_cli, write_small
 
 
 @pytest.fixture
@@ -24,10 +24,6 @@ def videos(tmp_path):
     (tmp_path / "videos").mkdir()
     made = [write_small(tmp_path / "videos" / f"v{i}.mp4", 20 + 37 * i, seed=i) for i in range(8)]
     return [Video(p.stem, str(p), "train", 0) for p in made]
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("videos/*/*.h5"))}
 
 
 def strays(root: Path) -> list[Path]:

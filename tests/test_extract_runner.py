@@ -20,7 +20,7 @@ from extract.decode import DecodeError, VideoReader
 from extract.runner import extract_all
 from extract.video import extract_video
 from mil.cli import main
-from tests.helpers import numbered_frames, run_cli, write_small
+from tests.helpers import contents, numbered_frames, run_cli, write_small
 
 MOODY = '''
 """A backbone that does what the brightness of a video tells it to."""
@@ -69,10 +69,6 @@ def even(path: Path, level: int, count: int = 40) -> Path:
 
 def video_of(path: Path, **changes) -> Video:
     return replace(Video(path.stem, str(path), "train", 0), **changes)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("videos/*/*.h5"))}
 
 
 def failures_on_record(root: Path) -> list[str]:

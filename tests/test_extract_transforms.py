@@ -14,9 +14,9 @@ from data.crops import CENTER_FIVE, CENTER_TEN, ORDERS, crops_of
 from data.grid import ClipGrid
 from extract import scaling
 from extract.backbones.base import BackboneError
-from extract.decode import VideoReader, parse_resize, target_size
+from extract.decode import VideoReader, is_torch_side, parse_resize, target_size
 from extract.shim import import_torchvision
-from extract.transforms import crop, crop_boxes, is_torch_side, resize
+from extract.transforms import crop, crop_boxes, resize
 from tests.helpers import write_numbered
 
 PIL_FILTERS = {

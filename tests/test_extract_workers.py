@@ -24,6 +24,7 @@ from extract.placing import planned
 from extract.runner import extract_all
 from extract.workers import Job, run_workers
 from extract.worklist import Hands, WorkList
+from tests.helpers import contents
 
 MOODY = '''
 import multiprocessing, os, signal, time
@@ -75,10 +76,6 @@ def even(path: Path, level: int, count: int = 20) -> Video:
 
 def good(folder: Path, count: int) -> list[Video]:
     return [even(folder / f"good{i}.mp4", 60 + 5 * i) for i in range(count)]
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("videos/*/*.h5"))}
 
 
 def extract(videos, tmp_path, moody, name="s", **how):

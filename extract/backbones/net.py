@@ -20,10 +20,11 @@ from data.types import FeatureSpec
 from extract import weights as weight_store
 from extract.backbones.base import Backbone, BackboneError
 from extract.backbones.settings import RUNNING, SETTINGS, Option, as_default, recipe_changes
+from extract.decode import is_torch_side
 from extract.device import torch_device
 from extract.folding import fold_batch_norms
 from extract.nets.conv3d import quicken
-from extract.transforms import crop, is_torch_side, resize
+from extract.transforms import crop, resize
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -7,8 +7,8 @@ from typing import Any
 from data.grid import TAILS
 from data.types import FeatureSpec
 from extract.backbones.base import BackboneError
+from extract.decode import is_torch_side
 from extract.pictures import DECODERS
-from extract.transforms import is_torch_side
 
 Option = str | int | float | bool
 
