@@ -3,7 +3,7 @@
 Letters: B videos, K crops, N clips of a video, T segments after resampling, D_m feature size of one modality.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +14,7 @@ from torch import Tensor
 from data.grid import ClipGrid
 from data.store import FeatureStore
 from data.types import Video
-
-Array = NDArray[np.float32]
+from mil.resample import RESAMPLE, Array, random_rows
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,17 @@ class Bag:
         features: {modality: (B, K, T, D_m)}; a modality with K = 1 (audio) is shared by the crops of the others.
         mask: (B, T) bool, False where a shorter video is padded.
         labels: (B,) float, 1 anomalous, 0 normal. Videos are told apart by these values, never by their position.
+        classes: (B, C) float, 1 where a training video is said to show that class; a head's option `classes` names
+            them. None where the head takes none, and always outside training.
+        index: (B,) int64, which training video each is; what a head keeps for every video it keeps by this. None
+            outside training.
     """
 
     features: Mapping[str, Tensor]
     mask: Tensor
     labels: Tensor
+    classes: Tensor | None = None
+    index: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, x in self.features.items():
@@ -41,64 +46,35 @@ class Bag:
                 )
 
     @property
+    def crops(self) -> int:
+        """K, the most of any modality."""
+        return max(x.shape[1] for x in self.features.values())
+
+    @property
     def x(self) -> Tensor:
         """All modalities side by side, (B, K, T, sum of D_m), in the order of `features`."""
-        parts = list(self.features.values())
-        crops = max(p.shape[1] for p in parts)
-        if bad := [p.shape[1] for p in parts if p.shape[1] not in (1, crops)]:
+        return self.joined(list(self.features))
+
+    def joined(self, names: Sequence[str]) -> Tensor:
+        """Those modalities side by side, (B, K, T, sum of D_m); one of a single crop is given to all K crops."""
+        crops = self.crops
+        if bad := [x.shape[1] for x in self.features.values() if x.shape[1] not in (1, crops)]:
             raise ValueError(
                 f"modalities of {bad[0]} and {crops} crops cannot be joined; extract both with the same crops"
             )
-        return torch.cat([p.expand(-1, crops, -1, -1) for p in parts], dim=-1) if len(parts) > 1 else parts[0]
+        parts = [self.features[n].expand(-1, crops, -1, -1) for n in names]
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+    def crop(self, k: int) -> "Bag":
+        """The bag of one crop, K = 1; a modality of a single crop stays as it is."""
+        features = {n: x if x.shape[1] == 1 else x[:, k : k + 1] for n, x in self.features.items()}
+        return replace(self, features=features)
 
     def to(self, device: torch.device) -> "Bag":
         """The bag on another device."""
-        return Bag({n: x.to(device) for n, x in self.features.items()}, self.mask.to(device), self.labels.to(device))
-
-
-def segments(x: Array, count: int) -> Array:
-    """(K, N, D) -> (K, count, D), the mean over equal parts; a part without a clip of its own takes the one it is in.
-
-    Bounds are floor(linspace(0, N, count + 1)), as in RTFM and UR-DMU; Sultani et al. round instead.
-    """
-    bounds = np.linspace(0, x.shape[1], count + 1).astype(np.int64)
-    starts, stops = bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)
-    sums = np.concatenate([np.zeros_like(x[:, :1], dtype=np.float64), np.cumsum(x, axis=1, dtype=np.float64)], axis=1)
-    means: NDArray[np.float64] = (sums[:, stops] - sums[:, starts]) / (stops - starts)[None, :, None]
-    return means.astype(np.float32)
-
-
-def pick(x: Array, count: int) -> Array:
-    """(K, N, D) -> (K, min(N, count), D): evenly spaced clips as they are; shorter videos stay whole (padded later).
-
-    Indices are floor(linspace(0, N - 1, count)), as HL-Net and its descendants take them.
-    """
-    if x.shape[1] <= count:
-        return x
-    return x[:, np.linspace(0, x.shape[1] - 1, count).astype(np.int64)]
-
-
-def interpolate(x: Array, count: int) -> Array:
-    """(K, N, D) -> (K, count, D): linear between the clips, ends kept."""
-    at = np.linspace(0, x.shape[1] - 1, count)
-    low = np.floor(at).astype(np.int64)
-    high = np.minimum(low + 1, x.shape[1] - 1)
-    weight = (at - low)[None, :, None]
-    between: NDArray[np.float64] = (1 - weight) * x[:, low] + weight * x[:, high]
-    return between.astype(np.float32)
-
-
-def full(x: Array, count: int) -> Array:
-    """(K, N, D) as it is, whatever `count`."""
-    return x
-
-
-RESAMPLE: Mapping[str, Callable[[Array, int], Array]] = {
-    "segments": segments,
-    "pick": pick,
-    "interpolate": interpolate,
-    "full": full,
-}
+        moved = {n: x.to(device) for n, x in self.features.items()}
+        classes, index = (None if t is None else t.to(device) for t in (self.classes, self.index))
+        return Bag(moved, self.mask.to(device), self.labels.to(device), classes, index)
 
 
 def read_features(stores: Sequence[FeatureStore], video_id: str) -> tuple[dict[str, Array], ClipGrid, float | None]:
@@ -126,29 +102,69 @@ def read_features(stores: Sequence[FeatureStore], video_id: str) -> tuple[dict[s
 
 
 class BagDataset:
-    """Training bags, read and resampled once and kept in memory: (K, T, D_m) float32 per video and modality.
+    """Training bags: features read once and kept in memory, resampled (K, T, D_m) float32 per video and modality.
 
     Args:
         videos: training videos with features in every store.
         stores: one per modality.
-        resample: "segments", "pick", "interpolate" or "full", to at most `count` segments.
+        resample: a name in `mil.resample`, to `count` segments; "random" is drawn anew for every step.
+        classes: names of the classes that a head is to be told of, in order.
     """
 
-    def __init__(self, videos: Sequence[Video], stores: Sequence[FeatureStore], resample: str, count: int) -> None:
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        stores: Sequence[FeatureStore],
+        resample: str,
+        count: int,
+        *,
+        classes: Sequence[str] = (),
+    ) -> None:
         self.videos = tuple(videos)
         self.labels = np.array([v.label for v in videos])
-        change = RESAMPLE[resample]
+        self.count, self.random = count, resample == "random"
+        named = [v.classes or (("anomaly",) if v.label else ()) for v in videos]
+        self.classes = np.array([[float(c in own) for c in classes] for own in named], np.float32)
         self.items: list[dict[str, Array]] = []
         for video in videos:
             features, _, _ = read_features(stores, video.id)
+            change = RESAMPLE["full" if self.random else resample]
             self.items.append({name: change(x, count) for name, x in features.items()})
 
     def __len__(self) -> int:
         return len(self.videos)
 
-    def bag(self, indices: Sequence[int] | NDArray[np.int64]) -> Bag:
-        """The videos of those indices as one bag, padded with zeros to the longest."""
-        return collate([self.items[i] for i in indices], self.labels[np.asarray(indices)])
+    @property
+    def crops(self) -> int:
+        """K, the most of any modality."""
+        return max(len(x) for x in self.items[0].values())
+
+    def bag(
+        self,
+        indices: Sequence[int] | NDArray[np.int64],
+        crops: Sequence[int] | NDArray[np.int64] | None = None,
+        *,
+        seed: Sequence[int] = (0,),
+    ) -> Bag:
+        """The videos of those indices as one bag, padded with zeros to the longest.
+
+        `crops` names one crop of each video, which the bag then holds alone (K = 1); None: all. `seed` draws the
+        segments where the resampling is random.
+        """
+        items = []
+        for place, i in enumerate(indices):
+            item: dict[str, Array] = self.items[i]
+            if crops is not None:
+                one = int(crops[place])
+                item = {n: x if len(x) == 1 else x[one : one + 1] for n, x in item.items()}
+            if self.random:
+                n = next(iter(item.values())).shape[1]
+                rows = random_rows(n, self.count, bool(self.labels[i]), np.random.default_rng([*seed, place]))
+                item = {name: x[:, rows] for name, x in item.items()}
+            items.append(item)
+        chosen = np.asarray(indices, np.int64)
+        classes = torch.from_numpy(self.classes[chosen]) if self.classes.size else None
+        return replace(collate(items, self.labels[chosen]), classes=classes, index=torch.from_numpy(chosen))
 
     def clips(self) -> Iterator[dict[str, Array]]:
         """The features of one video after another, {modality: (K, T, D_m)}."""
@@ -167,14 +183,3 @@ def collate(items: Sequence[Mapping[str, Array]], labels: NDArray[np.int64]) -> 
             row[:, : item[name].shape[1]] = item[name]
         features[name] = torch.from_numpy(x)
     return Bag(features, mask, torch.from_numpy(labels.astype(np.float32)))
-
-
-def balanced_batch(labels: NDArray[np.int64], pairs: int, seed: int, step: int) -> NDArray[np.int64]:
-    """Indices of `pairs` anomalous and `pairs` normal videos, (<= 2 * pairs,), drawn without replacement.
-
-    A fresh draw for every step, from (seed, step) alone, so that a resumed run draws the same ones (Sultani et al.
-    permute anew in each iteration too). Takes all videos of a class that has fewer than `pairs`.
-    """
-    rng = np.random.default_rng([seed, step])
-    high, low = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
-    return np.concatenate([rng.permutation(high)[:pairs], rng.permutation(low)[:pairs]])

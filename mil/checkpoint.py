@@ -6,7 +6,7 @@ last.json           format, config, modalities and sizes, feature specs, what se
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from data.files import aside, write_text
 from data.types import FeatureSpec
 from mil.config import Config, validate
 from mil.model import Model
+from mil.published import KEPT
 
 FORMAT = 1
 
@@ -28,13 +29,17 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model and what is to be said beside its numbers."""
+    """A trained model and what is to be said beside its numbers.
+
+    `kept`: of an imported one, the published tensors that no forward pass uses, by the authors' names.
+    """
 
     model: Model
     config: Config
     specs: tuple[FeatureSpec, ...]
     selected_by: str
     step: int
+    kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def save(
@@ -72,8 +77,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
             raise CheckpointError(f"{text} is of format {found['format']}, this wsvad reads {FORMAT}; upgrade wsvad")
         config = validate(found["config"], str(text))
         model = Model(config, found["dims"])
-        model.load_state_dict(load_file(weights), strict=True)
+        state = load_file(weights)
+        kept = {name.removeprefix(KEPT): state.pop(name) for name in list(state) if name.startswith(KEPT)}
+        model.load_state_dict(state, strict=True)
         specs = tuple(FeatureSpec.from_json(json.dumps(s)) for s in found["specs"])
-        return Checkpoint(model.to(device).eval(), config, specs, found["selected_by"], int(found["step"]))
+        return Checkpoint(model.to(device).eval(), config, specs, found["selected_by"], int(found["step"]), kept)
     except (KeyError, TypeError, json.JSONDecodeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{text} and its weights do not belong together or are damaged: {error}") from error

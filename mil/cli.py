@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from mil.bench_cli import bench
+from mil.checkpoint_cli import checkpoint
 from mil.extract_cli import extract
 from mil.options import PATH as _PATH
 from mil.options import json_option as _json_option
@@ -62,7 +63,7 @@ def main(debug: bool, quiet: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-for _command in (extract, weights, bench):
+for _command in (extract, weights, bench, checkpoint):
     main.add_command(_command)
 
 
@@ -112,7 +113,8 @@ def ls(kind: str, as_json: bool, plugins: tuple[Path, ...]) -> None:
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
         paper = f"  [{row['paper']}]" if row.get("paper") else ""
-        click.echo(f"{row['name']:<{width}}  {row['about']}{paper}")
+        trained = f"  {' + '.join(row['modalities'])}; recipes: {', '.join(row['recipes']) or 'none'}"
+        click.echo(f"{row['name']:<{width}}  {row['about']}{paper}{trained if kind == 'heads' else ''}")
 
 
 # -- videos -> manifest -> features -----------------------------------------------------------------------------------

@@ -38,31 +38,48 @@ class HeadConfig(BaseModel):
 class DataConfig(_Part):
     """How a video becomes a training bag; evaluation always scores every clip."""
 
-    resample: Literal["segments", "pick", "interpolate", "full"] = "segments"
+    resample: Literal["segments", "pick", "interpolate", "resize", "shrink", "repeat", "random", "full"] = "segments"
     count: int = Field(32, ge=1, description="segments per training bag")
     scale: Literal["none", "l2", "standardize"] = Field("none", description="of each clip's features, before the head")
     sqrt: bool = Field(False, description="signed square root before scaling (Hellinger), for histograms")
     clamp: float | None = Field(None, gt=0, description="limit of the standardized features, in deviations")
 
 
+class GroupConfig(_Part):
+    """What parameters of their own have; None: as the others."""
+
+    lr: float | None = Field(None, ge=0)
+    weight_decay: float | None = Field(None, ge=0)
+
+
 class OptimizerConfig(_Part):
     """torch.optim's optimizer of that name."""
 
-    name: Literal["adagrad", "adam", "adamw", "sgd"] = "adam"
+    name: Literal["adagrad", "adam", "adamw", "radam", "sgd"] = "adam"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     eps: float | None = Field(None, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1, description="sgd only")
+    groups: dict[str, GroupConfig] = Field({}, description="by the beginning of the parameters' names in the head")
 
 
 class TrainConfig(_Part):
     """The loop."""
 
     steps: int = Field(1000, ge=1)
-    pairs: int = Field(30, ge=1, description="anomalous and as many normal videos per step")
+    epochs: int | None = Field(None, ge=1, description="instead of steps; milestones and t_max then count epochs too")
+    sampler: Literal["balanced", "passes", "mixed"] = Field(
+        "balanced",
+        description="pairs drawn anew for every step; pairs in passes over each class; or videos of both kinds mixed",
+    )
+    pairs: int = Field(30, ge=1, description="balanced, passes: anomalous and as many normal videos per step")
+    batch: int = Field(128, ge=1, description="mixed: videos per step")
+    samples: Literal["videos", "crops"] = Field("videos", description="crops: each crop of a video is drawn by itself")
+    shuffle: bool = Field(True, description="passes, mixed: else always in the order of the manifest")
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: Literal["constant", "cosine", "milestones"] = "constant"
     milestones: tuple[int, ...] = Field((), description="milestones: steps after which lr is multiplied by gamma")
+    t_max: int | None = Field(None, ge=1, description="cosine: steps down to 0; none: all")
     gamma: float = Field(0.1, gt=0, description="milestones: the factor")
     clip_norm: float | None = Field(None, gt=0, description="of the whole gradient")
     ema: float | None = Field(
@@ -85,7 +102,10 @@ class EvalConfig(_Part):
     """What happens between the head and the metrics."""
 
     protocol: str = "auto"  # frames where true lengths are known, else snippets
-    smooth: int = Field(1, ge=1, description="odd number of neighbouring clips whose scores are averaged")
+    smooth: int = Field(1, ge=1, description="number of neighbouring clips whose scores are averaged")
+    smoothing: Literal["centred", "ahead", "blocks"] = Field(
+        "centred", description="around each clip (odd numbers); from it on, zeros behind the end; or in fixed blocks"
+    )
 
 
 class Config(_Part):
@@ -111,11 +131,27 @@ def recipe_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
+def head_of(recipe: str) -> str:
+    """The head of a recipe that comes with the package, without the checks of `load`."""
+    return str(_read(recipe)[0]["head"]["name"])
+
+
 def load(recipe: str, overrides: Sequence[str] = (), *, seed: int | None = None) -> Config:
     """Reads a recipe by name, or a YAML file by path, with `key.sub=value` overrides.
 
-    Raises UnknownNameError for a recipe, ConfigError for keys and values.
+    A recipe may build on another: `base: NAME`, whose values it replaces key by key (a head or an
+    optimizer of another name as a whole). Raises UnknownNameError for a recipe, ConfigError for keys and values.
     """
+    values, name = _read(recipe)
+    for override in overrides:
+        _override(values, override)
+    if seed is not None:
+        values["seed"] = seed
+    values["recipe"] = values.get("recipe") or name
+    return validate(values, name)
+
+
+def _read(recipe: str, above: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
     if recipe.endswith((".yaml", ".yml")):
         path = Path(recipe)
         if not path.is_file():
@@ -129,12 +165,24 @@ def load(recipe: str, overrides: Sequence[str] = (), *, seed: int | None = None)
             f"no recipe called '{recipe}'.{hint}. A file of your own: pass a path that ends in .yaml"
         )
     values = _parse(text, name)
-    for override in overrides:
-        _override(values, override)
-    if seed is not None:
-        values["seed"] = seed
-    values["recipe"] = values.get("recipe") or name
-    return validate(values, name)
+    base = values.pop("base", None)
+    if base is None:
+        return values, name
+    if base in (*above, recipe):
+        raise ConfigError(f"{name} builds on itself: {' -> '.join((*above, recipe, base))}")
+    below, _ = _read(str(base), (*above, recipe))
+    return _over(below, values), name
+
+
+def _over(below: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` on top of `below`; of a head or an optimizer with another name nothing is kept."""
+    merged = dict(below)
+    for key, value in values.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
+            value = _over(old, value)
+        merged[key] = value
+    return merged
 
 
 def validate(values: dict[str, Any], where: str) -> Config:
@@ -144,14 +192,14 @@ def validate(values: dict[str, Any], where: str) -> Config:
     except ValidationError as error:
         lines = [_describe(e["loc"], e["msg"], e["type"]) for e in error.errors()]
         raise ConfigError(f"{where} has {len(lines)} faults:\n  " + "\n  ".join(lines)) from None
-    if config.evaluate.smooth % 2 == 0:
+    if config.evaluate.smooth % 2 == 0 and config.evaluate.smoothing == "centred":
         raise ConfigError(
             f"{where}: evaluate.smooth must be odd, so that no score moves in time; got {config.evaluate.smooth}"
         )
     from mil.heads import heads  # late: it imports torch
 
     parameters = inspect.signature(heads.get(config.head.name), eval_str=True).parameters
-    known = [p for p in parameters if p != "dim"]
+    known = [p for p, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     options: dict[str, Any] = {}
     for option, value in config.head.options.items():
         if option not in known:

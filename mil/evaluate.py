@@ -17,7 +17,8 @@ from data.registry import suggest
 from data.store import FeatureStore
 from data.types import Event, FrameScores, SpecMismatchError, Video
 from mil import bootstrap, checkpoint, metrics, protocol
-from mil.bags import Array, read_features
+from mil.bags import read_features
+from mil.resample import Array
 from mil.rundir import RunDir
 from mil.train import load_videos, open_stores, score_clips
 
@@ -77,7 +78,8 @@ def evaluate_run(
         )
     present = load_videos(wanted, stores, allow_missing=allow_missing)
     origins = {stores[0].length_from(v.id) for v in present}
-    rule = protocol.choose(protocol_name or kept.config.evaluate.protocol, "features" not in origins)
+    rules = kept.config.evaluate
+    rule = protocol.choose(protocol_name or rules.protocol, "features" not in origins)
     scored: list[FrameScores] = []
     events: dict[str, tuple[Event, ...]] = {}
     clamped: list[str] = []
@@ -91,7 +93,7 @@ def evaluate_run(
             clamped += [video.id] * _check_length(video, grid.num_frames)
             features = {name: rule.pool(x, grid) for name, x in features.items()}
         scores = score_clips(kept.model, features, torch.device(device))
-        scored.append(rule.frame_scores(video, protocol.smooth(scores, kept.config.evaluate.smooth), grid))
+        scored.append(rule.frame_scores(video, protocol.smooth(scores, rules.smooth, rules.smoothing), grid))
         events[video.id] = rule.events(video, len(scored[-1].labels))
     for video_id in clamped:
         log.warning("%s: an annotated event ends behind the last frame; cut at the end", video_id)
@@ -99,7 +101,8 @@ def evaluate_run(
         **metrics.evaluate(scored, events=events),
         "protocol": rule.name,
         "protocol_about": rule.about,
-        "smooth_clips": kept.config.evaluate.smooth,
+        "smooth_clips": rules.smooth,
+        "smoothing": rules.smoothing if rules.smooth > 1 else "none",
         "crops": crop or f"mean of {max(len(s.spec.crops) for s in stores)}",
         "lengths_from": sorted(origins),
         "ap_definitions": {"ap": "stepwise average precision", "pr_auc": "trapezoid under the precision-recall curve"},
@@ -153,6 +156,9 @@ def read_scores(path: Path) -> tuple[FrameScores, ...]:
 
 
 def _check_specs(stores: Sequence[FeatureStore], kept: checkpoint.Checkpoint) -> None:
+    if not kept.specs:  # imported: nobody recorded what made its features
+        log.warning("this checkpoint does not say which features it was trained on; they are taken as they are")
+        return
     if len(stores) != len(kept.specs):
         raise SpecMismatchError(
             f"the head was trained on {len(kept.specs)} feature stores, got {len(stores)}; pass each with --features"

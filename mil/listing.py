@@ -16,7 +16,10 @@ def listing(kind: str) -> list[dict[str, Any]]:
         from mil import config
 
         found = [(name, config.load(name)) for name in config.recipe_names()]
-        return [{"name": n, "about": c.about, "head": c.head.name, "steps": c.train.steps} for n, c in found]
+        return [
+            {"name": n, "about": c.about, "head": c.head.name, "steps": c.train.steps, "epochs": c.train.epochs}
+            for n, c in found
+        ]
     if kind == "protocols":
         from mil.protocol import PROTOCOLS
 
@@ -26,7 +29,7 @@ def listing(kind: str) -> list[dict[str, Any]]:
     if kind == "heads":
         from mil.heads import heads
 
-        return [{"name": n, "about": _first_line(heads.get(n)), "paper": heads.get(n).paper} for n in heads]
+        return [_head(name) for name in heads]
     if kind == "formats":
         from data.importers import importers
 
@@ -34,6 +37,22 @@ def listing(kind: str) -> list[dict[str, Any]]:
     from extract.backbones import backbones
 
     return [_backbone(name) for name in backbones]
+
+
+def _head(name: str) -> dict[str, Any]:
+    """A head with its paper, the features it keeps apart ("any": all side by side) and the recipes that train it."""
+    from mil import config
+    from mil.heads import heads
+
+    head = heads.get(name)
+    recipes = [r for r in config.recipe_names() if config.head_of(r) == name]
+    return {
+        "name": name,
+        "about": _first_line(head),
+        "paper": head.paper,
+        "modalities": list(head.modalities) or ["any"],
+        "recipes": recipes,
+    }
 
 
 def _backbone(name: str) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """What is trained and kept: the scaling of the features and the head, as one module."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Array, Bag
+from mil.bags import Bag
 from mil.config import Config
 from mil.heads import HeadOutput, heads
+from mil.resample import Array
 
 
 class FeatureScaler(nn.Module):
@@ -71,7 +73,8 @@ class Model(nn.Module):
         self.scalers = nn.ModuleDict(
             {name: FeatureScaler(dim, data.scale, sqrt=data.sqrt, clamp=data.clamp) for name, dim in dims.items()}
         )
-        self.head = heads.get(config.head.name)(sum(dims.values()), **config.head.options)
+        kind = heads.get(config.head.name)
+        self.head = kind(*kind.sizes(dims), **config.head.options)
         self.noise = config.train.noise
 
     def forward(self, bag: Bag) -> HeadOutput:
@@ -88,4 +91,4 @@ class Model(nn.Module):
             if self.noise and self.training:
                 x = x + self.noise * torch.randn_like(x)
             features[name] = x * bag.mask[:, None, :, None]
-        return Bag({n: features[n] for n in self.dims}, bag.mask, bag.labels)
+        return replace(bag, features={n: features[n] for n in self.dims})

@@ -148,11 +148,23 @@ def choose(name: str, lengths_known: bool) -> Protocol:
     return rule
 
 
-def smooth(scores: NDArray[np.float64], clips: int) -> NDArray[np.float64]:
-    """Mean over `clips` (odd) neighbouring clips, fewer at the ends, (N,) -> (N,). Looks ahead by (clips - 1) / 2.
+def smooth(scores: NDArray[np.float64], clips: int, how: str = "centred") -> NDArray[np.float64]:
+    """Mean over `clips` neighbouring clips, (N,) -> (N,).
 
-    Equal neighbours give that very score, to the bit, so that ties stay ties in a ranking metric.
+    "centred": around each clip (odd numbers), fewer at the ends; looks ahead by (clips - 1) / 2. "ahead": a clip and
+    those behind it, zeros taken for what is behind the end. "blocks": one mean for each `clips` clips, the last block
+    shorter. The latter two are PEL4VAD's. Equal neighbours give that very score, to the bit, so that ties stay ties in
+    a ranking metric ("ahead": but for the end).
     """
+    if how == "blocks":
+        starts = np.arange(0, len(scores), clips)
+        first = np.repeat(scores[starts], clips)[: len(scores)]
+        away = np.add.reduceat(scores - first, starts) / np.diff(np.append(starts, len(scores)))
+        return np.asarray(first + np.repeat(away, clips)[: len(scores)], dtype=np.float64)
+    if how == "ahead":
+        padded = np.append(scores, np.zeros(clips - 1))
+        steps = [padded[offset : offset + len(scores)] - scores for offset in range(1, clips)]
+        return np.asarray(scores + sum(steps) / clips, dtype=np.float64)
     away, counts = np.zeros(len(scores)), np.ones(len(scores))  # summed distance of the neighbours from each score
     for offset in range(1, clips // 2 + 1):
         step = scores[offset:] - scores[:-offset]

@@ -7,7 +7,7 @@ from typing import Any
 from data import manifest
 from mil import config as configs
 from mil.rundir import RunDir, RunError
-from mil.train import check, fit, load_videos, open_stores
+from mil.train import check, fit, load_videos, open_stores, resolved
 
 
 def start_run(
@@ -29,6 +29,7 @@ def start_run(
     wanted = [v for v in videos if v.split == "train"]
     train = load_videos(wanted, stores, allow_missing=allow_missing)
     check(config, train, stores)
+    config = resolved(config, train)
     left_out = sorted({v.id for v in wanted} - {v.id for v in train})
     run = RunDir.create(out, config, videos, stores, command, left_out=left_out)
     return run, fit(config, train, stores, run, device=device)

@@ -21,14 +21,19 @@ from data.files import aside
 from data.store import FeatureStore
 from data.types import Video
 from mil import checkpoint
-from mil.bags import BagDataset, balanced_batch, collate, read_features
-from mil.config import Config, OptimizerConfig
+from mil.bags import Bag, BagDataset, collate, read_features
+from mil.config import Config, HeadConfig
+from mil.heads import Progress, heads
 from mil.model import Model
+from mil.optim import Schedule, make_optimizer
 from mil.rundir import RunDir
+from mil.samplers import balanced_batch, mixed_batch, passes_batch, per_epoch
 
 log = logging.getLogger(__name__)
 
 
+ANOMALY = "anomaly"  # the class of an anomalous video that names none
+_AT_ONCE = 8192  # crops times clips that are scored in one pass
 _DIVERGED = "lower train.optimizer.lr, or set train.clip_norm"
 
 
@@ -62,13 +67,15 @@ def fit(
         TrainError: a test video among `videos`, one class only, a loss that is not finite.
     """
     check(config, videos, stores)
+    config = resolved(config, videos)
     videos = [replace(v, events=()) for v in videos]  # labels of whole videos are all that supervision has
     held_out = _hold_out(videos, config) if config.select.rule == "val" else []
     held_ids = {v.id for v in held_out}
     kept = [v for v in videos if v.id not in held_ids]
 
     torch.manual_seed(config.seed)
-    bags = BagDataset(kept, stores, config.data.resample, config.data.count)
+    classes = config.head.options.get("classes", ()) if heads.get(config.head.name).takes_classes else ()
+    bags = BagDataset(kept, stores, config.data.resample, config.data.count, classes=classes)
     model = Model(config, {s.spec.modality: s.spec.dim for s in stores})
     for name, scaler in model.scalers.items():
         scaler.fit(item[name] for item in bags.clips())  # type: ignore[operator]
@@ -99,7 +106,20 @@ def check(config: Config, videos: Sequence[Video], stores: Sequence[FeatureStore
     modalities = [s.spec.modality for s in stores]
     if twice := [m for m in modalities if modalities.count(m) > 1]:
         raise TrainError(f"two stores hold the modality '{twice[0]}'; pass --features once per modality")
-    Model(config, {s.spec.modality: s.spec.dim for s in stores})
+    model = Model(resolved(config, videos), {s.spec.modality: s.spec.dim for s in stores})
+    make_optimizer(config.train.optimizer, model.head)
+
+
+def resolved(config: Config, videos: Sequence[Video]) -> Config:
+    """The config with what a head takes from the training videos written into it: the names of their classes.
+
+    A video-level label, not an annotation. An anomalous video that names no class is of the class "anomaly".
+    """
+    if not heads.get(config.head.name).takes_classes or config.head.options.get("classes"):
+        return config
+    named = {c for v in videos if v.label for c in v.classes or (ANOMALY,)}
+    head = HeadConfig(name=config.head.name, **{**config.head.options, "classes": tuple(sorted(named))})
+    return config.model_copy(update={"head": head})
 
 
 class _Loop:
@@ -110,7 +130,13 @@ class _Loop:
     ) -> None:
         self.config, self.model, self.bags, self.run, self.device = config, model, bags, run, torch.device(device)
         self.specs = [s.spec for s in stores]
-        self.optimizer = make_optimizer(config.train.optimizer, model.head.parameters())
+        self.optimizer = make_optimizer(config.train.optimizer, model.head)
+        train = config.train
+        # what is drawn: videos, or each of their crops
+        self.crops = bags.crops if train.samples == "crops" else 1
+        self.units = np.repeat(bags.labels, self.crops)
+        size = train.batch if train.sampler == "mixed" else train.pairs
+        self.schedule = Schedule(train, per_epoch(self.units, train.sampler, size))
         self.average = _copy(model.state_dict()) if config.train.ema else None
         self.best: dict[str, Tensor] | None = None
         self.best_value, self.best_step, self.step = -1.0, 0, 0
@@ -121,17 +147,18 @@ class _Loop:
         train, began = self.config.train, time.monotonic()
         losses: dict[str, Tensor] = {}
         self.run.set_status("running")
-        steps = range(self.step + 1, train.steps + 1)
+        total = self.schedule.steps
+        steps = range(self.step + 1, total + 1)
         try:
             with _interrupt_held() as interrupted:
-                for step in tqdm(steps, initial=self.step, total=train.steps, disable=None, desc="train"):
+                for step in tqdm(steps, initial=self.step, total=total, disable=None, desc="train"):
                     losses = self._update(step)
                     self.step = step
-                    if step % train.log_every == 0 or step == train.steps:
+                    if step % train.log_every == 0 or step == total:
                         self._log(step, losses)
-                    if self.held_out and (step % self.config.select.every == 0 or step == train.steps):
+                    if self.held_out and (step % self.config.select.every == 0 or step == total):
                         self._validate(step)
-                    if step % train.save_every == 0 or step == train.steps or interrupted():
+                    if step % train.save_every == 0 or step == total or interrupted():
                         self.save()
                     if interrupted():
                         raise KeyboardInterrupt
@@ -153,10 +180,10 @@ class _Loop:
 
     def _update(self, step: int) -> dict[str, Tensor]:
         config, model = self.config, self.model
+        self._refresh(self._progress(step - 1))
         model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = _rate(config, step)
-        bag = self.bags.bag(balanced_batch(self.bags.labels, config.train.pairs, config.seed, step)).to(self.device)
+        self.schedule.apply(self.optimizer, step)
+        bag = self._draw(step).to(self.device)
         scaled = model.scaled(bag)
         terms = model.head.loss(model.head(scaled), scaled)
         total = torch.stack(list(terms.values())).sum()
@@ -165,21 +192,52 @@ class _Loop:
         if config.train.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(model.head.parameters(), config.train.clip_norm)
         self.optimizer.step()
+        model.head.after_step(self._progress(step))
         if self.average is not None and config.train.ema:
             # a short memory at first, so that the random start is forgotten
             decay = min(config.train.ema, step / (step + 10))
             for name, value in model.state_dict().items():
-                if value.is_floating_point():
-                    self.average[name].lerp_(value, 1 - decay)
-                else:
-                    self.average[name].copy_(value)
+                old = self.average[name]
+                # what is counted or kept for every video, and may grow, is no average
+                averaged = value.is_floating_point() and old.shape == value.shape
+                self.average[name] = old.lerp_(value, 1 - decay) if averaged else value.detach().clone()
         return {**{name: term.detach() for name, term in terms.items()}, "total": total.detach()}
+
+    def _draw(self, step: int) -> Bag:
+        """The bag of that step, from the seed and the step alone."""
+        train, seed = self.config.train, self.config.seed
+        if train.sampler == "mixed":
+            units = mixed_batch(len(self.units), train.batch, seed, step, shuffle=train.shuffle)
+        elif train.sampler == "passes":
+            units = passes_batch(self.units, train.pairs, seed, step, shuffle=train.shuffle)
+        else:
+            units = balanced_batch(self.units, train.pairs, seed, step)
+        crops = units % self.crops if train.samples == "crops" else None
+        return self.bags.bag(units // self.crops, crops, seed=(seed, step))
+
+    def _progress(self, step: int) -> Progress:
+        return Progress(step, self.schedule.steps, self.schedule.per_epoch)
+
+    @torch.no_grad()
+    def _refresh(self, progress: Progress) -> None:
+        """The head's look at all training videos, where one is due."""
+        head = self.model.head
+        if not head.refresh_due(progress):
+            return
+
+        def scan() -> Iterator[Bag]:
+            for i in range(len(self.bags)):
+                yield self.model.scaled(self.bags.bag([i], seed=(self.config.seed, progress.step)).to(self.device))
+
+        self.model.eval()
+        head.refresh(progress, scan)
 
     def _log(self, step: int, losses: Mapping[str, Tensor]) -> None:
         values = {name: float(value) for name, value in losses.items()}
         if not np.isfinite(values["total"]):
             raise TrainError(f"the loss is {values['total']} at step {step} ({values}); {_DIVERGED}")
-        self.run.log(step=step, lr=_rate(self.config, step), **{f"loss/{k}": v for k, v in values.items()})
+        rate = self.schedule.apply(self.optimizer, step)
+        self.run.log(step=step, lr=rate, **{f"loss/{k}": v for k, v in values.items()})
 
     def _validate(self, step: int) -> None:
         """Video-level AUC of the held-out training videos, each scored by its highest clip."""
@@ -244,26 +302,17 @@ class _Loop:
 
 @torch.no_grad()
 def score_clips(model: Model, features: Mapping[str, NDArray[np.float32]], device: torch.device) -> NDArray[np.float64]:
-    """Scores of every clip of one video; {modality: (K, N, D_m)} -> (N,) float64. Nothing is resampled."""
+    """Scores of every clip of one video; {modality: (K, N, D_m)} -> (N,) float64. Nothing is resampled.
+
+    Of a long video the crops go one by one: attention over N clips needs N^2 numbers for each.
+    """
     model.eval()
     bag = collate([features], np.zeros(1, np.int64)).to(device)
-    return np.asarray(model(bag).scores[0].double().cpu().numpy(), dtype=np.float64)
-
-
-def make_optimizer(config: OptimizerConfig, parameters: Any) -> torch.optim.Optimizer:
-    """The optimizer a recipe names."""
-    kinds: dict[str, Any] = {
-        "adagrad": torch.optim.Adagrad,
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "sgd": torch.optim.SGD,
-    }
-    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.name == "sgd":
-        options["momentum"] = config.momentum
-    elif config.eps is not None:
-        options["eps"] = config.eps
-    return kinds[config.name](parameters, **options)  # type: ignore[no-any-return]
+    crops = bag.crops
+    if crops * bag.mask.shape[1] <= _AT_ONCE:
+        return np.asarray(model(bag).scores[0].double().cpu().numpy(), dtype=np.float64)
+    scores = torch.stack([model(bag.crop(k)).scores[0].double() for k in range(crops)]).mean(0)
+    return np.asarray(scores.cpu().numpy(), dtype=np.float64)
 
 
 def load_videos(videos: Sequence[Video], stores: Sequence[FeatureStore], *, allow_missing: bool = False) -> list[Video]:
@@ -331,15 +380,6 @@ def _interrupt_held() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(pressed)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _rate(config: Config, step: int) -> float:
-    train, lr = config.train, config.train.optimizer.lr
-    if train.lr_schedule == "cosine":
-        return float(lr * 0.5 * (1 + np.cos(np.pi * (step - 1) / train.steps)))
-    if train.lr_schedule == "milestones":
-        return float(lr * train.gamma ** sum(step > m for m in train.milestones))
-    return lr
 
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -84,6 +84,7 @@ def make_world(
             first = int(rng.integers(0, clips - 3))
             last = first + int(rng.integers(2, 4))
             events = (Event(CLIP * first, min(CLIP * last, frames), "Planted"),) if label else ()
+            classes = ("Planted",) if label else ()
             name = f"{'abnormal' if label else 'normal'}_{split}_{i:03d}"
             for store in stores.values():
                 spec = store.spec
@@ -91,7 +92,7 @@ def make_world(
                 if label:
                     x[:, first:last, :2] += shift
                 store.write(VideoFeatures(name, x, spec.grid(frames), 25.0, spec.crops))
-            videos.append(Video(name, "", split, label, num_frames=frames, fps=25.0, events=events))
+            videos.append(Video(name, "", split, label, classes, num_frames=frames, fps=25.0, events=events))
     manifest.write(root / "videos.csv", videos)
     return World(root, tuple(videos), tuple(stores.values()))
 
@@ -144,7 +145,8 @@ def random_bag(
 def take(bag: Bag, rows: Sequence[int]) -> Bag:
     """The bag's videos of those rows, in that order."""
     index = torch.tensor(rows)
-    return Bag({n: x[index] for n, x in bag.features.items()}, bag.mask[index], bag.labels[index])
+    classes, numbers = (None if t is None else t[index] for t in (bag.classes, bag.index))
+    return Bag({n: x[index] for n, x in bag.features.items()}, bag.mask[index], bag.labels[index], classes, numbers)
 
 
 def metrics_lines(run: RunDir) -> list[dict[str, Any]]:

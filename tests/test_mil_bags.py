@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from data.store import FeatureStore
 from data.types import FeatureSpec, VideoFeatures
-from mil.bags import RESAMPLE, Bag, BagDataset, balanced_batch, collate, interpolate, pick, read_features, segments
+from mil.bags import Bag, BagDataset, collate, read_features
+from mil.resample import RESAMPLE, interpolate, pick, segments
+from mil.samplers import balanced_batch
 from tests.mil_helpers import make_world
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 4), st.integers(1, 40), st.integers(0, 999))

@@ -25,7 +25,7 @@ def test_there_are_recipes():
 def test_the_config_of_a_run_holds_defaults_too():
     values = yaml.safe_load(configs.load("deepmil").to_yaml())
     assert values["train"]["clip_norm"] is None
-    assert values["evaluate"] == {"protocol": "auto", "smooth": 1}
+    assert values["evaluate"] == {"protocol": "auto", "smooth": 1, "smoothing": "centred"}
     assert values["select"]["rule"] == "last"
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from mil import config as configs
+from mil.heads.deepmil import DeepMILHead
 from mil.heads.ranking import RankingHead
-from mil.train import _rate, make_optimizer
+from mil.optim import Schedule, make_optimizer
 from tests.mil_helpers import random_bag
 
 
@@ -27,7 +28,7 @@ def numpy_scores(head, bag):
             for k in range(x.shape[1]):
                 h = np.maximum(layers[0][0] @ x[b, k, t] + layers[0][1], 0)
                 h = layers[1][0] @ h + layers[1][1]
-                if head.deepmil:
+                if isinstance(head, DeepMILHead):
                     h = np.maximum(h, 0)
                 crops.append(1 / (1 + np.exp(-(last[0] @ h + last[1])[0])))
             out[b, t] = np.mean(crops) if bag.mask[b, t] else 0
@@ -54,16 +55,16 @@ def sultani_loss(scores, lengths, labels, *, smooth, sparse, kernels, l2):
 LENGTHS, LABELS = [7, 4, 1, 6, 5], [0, 1, 0, 1, 1]
 
 
-def head_and_scores(**options):
+def head_and_scores(kind=RankingHead, **options):
     torch.manual_seed(0)
-    head = RankingHead(6, hidden=(10, 5), **options).double().eval()
+    head = kind(6, hidden=(10, 5), **options).double().eval()
     bag = random_bag(LENGTHS, LABELS, crops={"rgb": 3}, dtype=torch.float64)
     return head, bag, head(bag)
 
 
-@pytest.mark.parametrize("deepmil", [False, True])
-def test_scores_are_three_layers_and_the_mean_of_the_crops(deepmil):
-    head, bag, out = head_and_scores(deepmil=deepmil)
+@pytest.mark.parametrize("kind", [RankingHead, DeepMILHead])
+def test_scores_are_three_layers_and_the_mean_of_the_crops(kind):
+    head, bag, out = head_and_scores(kind)
     assert np.abs(out.scores.detach().numpy() - numpy_scores(head, bag)).max() < 1e-12
 
 
@@ -84,7 +85,7 @@ def test_default_takes_means_where_the_code_sums():
 
 def test_deepmil_pairs_in_order_of_the_batch():
     """Roc-Ng: i-th normal against i-th anomalous, every term divided by the pairs or videos it is summed over."""
-    head, bag, out = head_and_scores(deepmil=True, smooth=0.3, sparse=0.2)
+    head, bag, out = head_and_scores(DeepMILHead, smooth=0.3, sparse=0.2)
     s = numpy_scores(head, bag)
     hinge = [max(0.0, 1 - s[1, :4].max() + s[0, :7].max()), max(0.0, 1 - s[3, :6].max() + s[2, :1].max())]
     steps = [sum((s[b, t] - s[b, t + 1]) ** 2 for t in range(n - 1)) for b, n in ((1, 4), (3, 6), (4, 5))]
@@ -119,25 +120,25 @@ def test_size_of_the_published_nets(dim, parameters):
 
 def test_initial_kernels_are_glorot_normal_and_in_the_port_xavier_uniform():
     torch.manual_seed(0)
-    normal, uniform = RankingHead(1024).fc1.weight.detach(), RankingHead(1024, deepmil=True).fc1.weight.detach()
+    normal, uniform = RankingHead(1024).fc1.weight.detach(), DeepMILHead(1024).fc1.weight.detach()
     deviation = math.sqrt(2 / (1024 + 512))
     # half a million numbers: the sample deviation is within 0.1 % of the true one
     assert float(normal.std()) == pytest.approx(deviation, rel=5e-3)
     assert float(uniform.std()) == pytest.approx(deviation, rel=5e-3)
     assert float(normal.abs().max()) > 4 * deviation
     assert float(uniform.abs().max()) <= math.sqrt(3) * deviation
-    for head in (RankingHead(8), RankingHead(8, deepmil=True)):
+    for head in (RankingHead(8), DeepMILHead(8)):
         assert all((layer.bias == 0).all() for layer in (head.fc1, head.fc2, head.fc3))
 
 
 def test_only_the_port_drops_scores_and_only_in_training():
     bag = random_bag([200] * 6, [0, 1] * 3)
-    for deepmil in (False, True):
+    for port in (False, True):
         torch.manual_seed(0)
-        head = RankingHead(6, deepmil=deepmil)
+        head = (DeepMILHead if port else RankingHead)(6, as_published=True)
         share = float((head(bag).scores == 0).float().mean())
         # 1200 scores, 60 % dropped: deviation 1.4 %
-        assert share == (pytest.approx(0.6, abs=0.06) if deepmil else 0)
+        assert share == (pytest.approx(0.6, abs=0.06) if port else 0)
         head.eval()
         assert (head(bag).scores > 0).all()
         assert torch.equal(head(bag).scores, head(bag).scores)
@@ -146,7 +147,7 @@ def test_only_the_port_drops_scores_and_only_in_training():
 def test_kept_scores_are_scaled_by_dropout_in_the_port():
     """Inverted dropout after the sigmoid: what survives is divided by 0.4, and may exceed 1 while training."""
     bag = random_bag([50] * 2, [0, 1])
-    head = RankingHead(6, deepmil=True)
+    head = DeepMILHead(6, as_published=True)
     torch.nn.init.zeros_(head.fc3.weight)  # every score is sigmoid(0) = 1/2
     found = {round(v, 6) for v in head(bag).scores.flatten().tolist()}
     assert found == {0.0, 1.25}
@@ -178,6 +179,7 @@ def test_recipe_ranking_holds_what_the_authors_code_sets():
         "weight_decay": 0.0,
         "eps": 1e-8,
         "momentum": 0.0,
+        "groups": {},
     }
     assert config.select.rule == "last"
 
@@ -190,7 +192,7 @@ def test_recipe_deepmil_holds_what_the_port_sets():
         "dropout": 0.6,
         "smooth": 8e-5,
         "sparse": 8e-5,
-        "deepmil": True,
+        "as_published": True,
     }
     assert (config.data.resample, config.data.count, config.data.scale) == ("segments", 32, "none")
     assert (config.train.steps, config.train.pairs) == (50 * 30, 32)
@@ -200,8 +202,8 @@ def test_recipe_deepmil_holds_what_the_port_sets():
 
 def test_deepmil_learning_rate_is_steplr_stepped_before_each_epoch():
     config = configs.load("deepmil")
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = make_optimizer(config.train.optimizer, [weight])
+    optimizer = make_optimizer(config.train.optimizer, torch.nn.Linear(1, 1))
+    schedule = Schedule(config.train, per_epoch=30)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10, 0.5)
     optimizer.step()  # torch warns when a scheduler moves before any step; without a gradient it does nothing
     step = 0
@@ -209,5 +211,5 @@ def test_deepmil_learning_rate_is_steplr_stepped_before_each_epoch():
         scheduler.step()
         for _ in range(30):
             step += 1
-            assert _rate(config, step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12), (epoch, step)
+            assert 5e-5 * schedule.factor(step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12), (epoch, step)
     assert step == config.train.steps

@@ -1,14 +1,17 @@
 """Deep MIL ranking (Sultani, Chen, Shah, "Real-World Anomaly Detection in Surveillance Videos", CVPR 2018,
 https://arxiv.org/abs/1801.04264)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mil.bags import Bag
 from mil.heads.base import Head, HeadOutput, heads
-from mil.losses import hinge, smoothness, sparsity, topk_mean
+from mil.layers.crops import crop_mean
+from mil.losses import both_classes, hinge, smoothness, sparsity, topk_mean
+from mil.published import Published
 
 
 @heads.register("ranking")
@@ -27,8 +30,6 @@ class RankingHead(Head):
             (equation 4), which on few and short videos learns from single outliers.
         as_published: sums over anomalous videos where the default takes means, as the authors' code does. The loss
             grows by the number of anomalous videos in the batch, against an unchanged `l2`.
-        deepmil: the widely used I3D port: ReLU after the second layer too, dropout after the sigmoid as well, the i-th
-            normal video against the i-th anomalous one, Xavier-uniform kernels (the original: Glorot-normal).
     """
 
     paper = "Sultani et al., CVPR 2018"
@@ -44,39 +45,32 @@ class RankingHead(Head):
         l2: float = 0.0,
         topk: int = 1,
         as_published: bool = False,
-        deepmil: bool = False,
     ) -> None:
         super().__init__()
         if len(hidden) != 2 or min(hidden) < 1 or topk < 1:
             raise ValueError(f"ranking needs two hidden widths and topk >= 1, got hidden={list(hidden)}, topk={topk}")
         self.smooth, self.sparse, self.l2, self.topk = smooth, sparse, l2, topk
-        self.as_published, self.deepmil = as_published, deepmil
+        self.as_published = as_published
         self.fc1 = nn.Linear(dim, hidden[0])
         self.fc2 = nn.Linear(hidden[0], hidden[1])
         self.fc3 = nn.Linear(hidden[1], 1)
         self.drop = nn.Dropout(dropout)
         for layer in (self.fc1, self.fc2, self.fc3):
-            (nn.init.xavier_uniform_ if deepmil else nn.init.xavier_normal_)(layer.weight)
+            nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, bag: Bag) -> HeadOutput:
         """x (B, K, T, D) -> scores (B, T) in [0, 1]: the mean over the crops, 0 where padded."""
         h = self.drop(self.fc1(bag.x).relu())
-        h = self.fc2(h)
-        h = self.drop(h.relu() if self.deepmil else h)
+        h = self.drop(self.fc2(h))
         scores = self.fc3(h).squeeze(-1).sigmoid()  # (B, K, T)
-        if self.deepmil:
-            scores = self.drop(scores)
-        return HeadOutput(scores.mean(dim=1) * bag.mask)
+        return HeadOutput(crop_mean(scores, bag.mask))
 
     def loss(self, out: HeadOutput, bag: Bag) -> dict[str, Tensor]:
         """Equations 6 to 8. Raises ValueError on a batch of one class."""
-        high, low = bag.labels == 1, bag.labels == 0
-        if not (high.any() and low.any()):
-            found = f"{int(high.sum())} anomalous and {int(low.sum())} normal videos"
-            raise ValueError(f"ranking compares two classes, this batch has {found}; use the balanced sampler")
+        high, low = both_classes(bag.labels, "ranking")
         best = topk_mean(out.scores, bag.mask, self.topk)  # (B,)
-        rank = hinge(best[high], best[low], paired=self.deepmil)
+        rank = hinge(best[high], best[low])
         scale = int(high.sum()) if self.as_published else 1
         terms = {
             "rank": scale * rank.mean(),
@@ -87,3 +81,13 @@ class RankingHead(Head):
             kernels = [layer.weight.square().sum() for layer in (self.fc1, self.fc2, self.fc3)]
             terms["l2"] = self.l2 * torch.stack(kernels).sum()
         return terms
+
+    def published(self) -> Published:
+        """The authors' Keras weights have no names in torch; these are those of the I3D port."""
+        return Published({f"{n}.{p}": f"{n}.{p}" for n in ("fc1", "fc2", "fc3") for p in ("weight", "bias")})
+
+    @classmethod
+    def infer(cls, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, int], dict[str, Any]]:
+        """Feature size and widths, from the three kernels."""
+        (first, dim), second = shapes["fc1.weight"], shapes["fc2.weight"][0]
+        return {"rgb": dim}, {"hidden": (first, second)}

@@ -1,0 +1,23 @@
+"""Crops as further videos: (B, K, T, D) <-> (B * K, T, D), a video's crops side by side."""
+
+from torch import Tensor
+
+
+def fold(x: Tensor) -> Tensor:
+    """(B, K, T, ...) -> (B * K, T, ...)."""
+    return x.flatten(0, 1)
+
+
+def unfold(x: Tensor, crops: int) -> Tensor:
+    """(B * K, ...) -> (B, K, ...)."""
+    return x.reshape(-1, crops, *x.shape[1:])
+
+
+def spread(x: Tensor, crops: int) -> Tensor:
+    """What belongs to a video, given to each of its crops: (B, ...) -> (B * K, ...). For masks and labels."""
+    return x.repeat_interleave(crops, dim=0)
+
+
+def crop_mean(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores of every crop (B, K, T) and mask (B, T) -> the video's (B, T), 0 where padded."""
+    return scores.mean(dim=1) * mask

@@ -1,0 +1,6 @@
+"""One file for each head that wants one: how the contract tests make it small, vary it, and let it learn.
+
+SMALL    options that make it quick: narrow layers
+VARIANTS options on top of SMALL, each tested like the default
+LEARNS   recipe values on top of the contract's own for the test that it learns, e.g. {"train": {"steps": 300}}
+"""

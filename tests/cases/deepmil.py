@@ -1,0 +1,2 @@
+SMALL = {}
+VARIANTS = [{"as_published": True}]
