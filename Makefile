@@ -67,8 +67,11 @@ evaluate: train ## frame-level numbers of that run
 
 # -- development --------------------------------------------------------------------------------------------------------
 
+# a process per core, each with one thread: several threads in each would only get in each other's way
+TESTERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8))')
+
 test: $(VENV)/.installed ## all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --dist worksteal
 
 lint: $(VENV)/.installed ## ruff and mypy, both strict
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from mil.options import PATH as _PATH
 from mil.options import json_option as _json_option
 from mil.options import load_plugins as _load_plugins
 from mil.options import plugins_option as _plugins
+from mil.sweep_cli import compare, sweep
 from mil.weights_cli import weights
 
 
@@ -63,7 +64,7 @@ def main(debug: bool, quiet: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-for _command in (extract, weights, bench, checkpoint):
+for _command in (extract, weights, bench, checkpoint, sweep, compare):
     main.add_command(_command)
 
 

@@ -3,11 +3,14 @@
 A misspelt key is an error with a suggestion; so is an option that the head does not take.
 """
 
+import fnmatch
 import inspect
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -38,6 +41,9 @@ class HeadConfig(BaseModel):
 class DataConfig(_Part):
     """How a video becomes a training bag; evaluation always scores every clip."""
 
+    modalities: tuple[str, ...] = Field(
+        (), description='of the stores given, those that are used, e.g. ["visual", "audio"]; none: all of them'
+    )
     resample: Literal["segments", "pick", "interpolate", "resize", "shrink", "repeat", "random", "full"] = "segments"
     count: int = Field(32, ge=1, description="segments per training bag")
     scale: Literal["none", "l2", "standardize"] = Field("none", description="of each clip's features, before the head")
@@ -131,6 +137,17 @@ def recipe_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
+def matching(recipe: str) -> list[str]:
+    """The recipes of a name or of a pattern such as motion_*; a path stays one. Raises UnknownNameError for none."""
+    if not any(sign in recipe for sign in "*?[") or recipe.endswith((".yaml", ".yml")):
+        return [recipe]
+    found = fnmatch.filter(recipe_names(), recipe)
+    if not found:
+        raise UnknownNameError(f"no recipe matches '{recipe}'.{suggest(recipe, recipe_names())}")
+    return found
+
+
+@cache
 def head_of(recipe: str) -> str:
     """The head of a recipe that comes with the package, without the checks of `load`."""
     return str(_read(recipe)[0]["head"]["name"])
@@ -139,12 +156,15 @@ def head_of(recipe: str) -> str:
 def load(recipe: str, overrides: Sequence[str] = (), *, seed: int | None = None) -> Config:
     """Reads a recipe by name, or a YAML file by path, with `key.sub=value` overrides.
 
-    A recipe may build on another: `base: NAME`, whose values it replaces key by key (a head or an
-    optimizer of another name as a whole). Raises UnknownNameError for a recipe, ConfigError for keys and values.
+    A recipe may build on another: `base: NAME`, or a file relative to its own, whose values it replaces key by key (a
+    head or an optimizer of another name as a whole). Raises UnknownNameError for a recipe, ConfigError for keys and
+    values.
     """
     values, name = _read(recipe)
-    for override in overrides:
-        _override(values, override)
+    for text in overrides:
+        override(values, text)
+    if any(text.partition("=")[0].strip() == "train.steps" for text in overrides):
+        _check_steps_count(values, name)
     if seed is not None:
         values["seed"] = seed
     values["recipe"] = values.get("recipe") or name
@@ -152,8 +172,11 @@ def load(recipe: str, overrides: Sequence[str] = (), *, seed: int | None = None)
 
 
 def _read(recipe: str, above: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
+    folder = Path()
     if recipe.endswith((".yaml", ".yml")):
+        recipe = os.path.abspath(recipe)  # one spelling, so that a circle of bases is noticed
         path = Path(recipe)
+        folder = path.parent
         if not path.is_file():
             raise ConfigError(f"no recipe file {path}")
         text, name = path.read_text(), path.stem
@@ -168,10 +191,15 @@ def _read(recipe: str, above: tuple[str, ...] = ()) -> tuple[dict[str, Any], str
     base = values.pop("base", None)
     if base is None:
         return values, name
+    base = os.path.abspath(folder / base) if str(base).endswith((".yaml", ".yml")) else str(base)
     if base in (*above, recipe):
         raise ConfigError(f"{name} builds on itself: {' -> '.join((*above, recipe, base))}")
-    below, _ = _read(str(base), (*above, recipe))
-    return _over(below, values), name
+    below, _ = _read(base, (*above, recipe))
+    below.pop("recipe", None)  # the config.yaml of a run has one; this is another
+    merged = _over(below, values)
+    if isinstance(own := values.get("train"), dict) and "steps" in own:
+        _check_steps_count(merged, name)
+    return merged, name
 
 
 def _over(below: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -183,6 +211,16 @@ def _over(below: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
             value = _over(old, value)
         merged[key] = value
     return merged
+
+
+def _check_steps_count(values: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError where steps were asked for on top of a recipe that counts epochs: nothing would change."""
+    train = values.get("train")
+    if isinstance(train, dict) and train.get("epochs") is not None:
+        raise ConfigError(
+            f"{where}: train.steps is not used, the recipe counts epochs (train.epochs={train['epochs']}); set "
+            "train.epochs, or train.epochs=null, with milestones and t_max in steps"
+        )
 
 
 def validate(values: dict[str, Any], where: str) -> Config:
@@ -237,7 +275,8 @@ def _numbers(value: Any) -> Any:
     return value
 
 
-def _override(values: dict[str, Any], text: str) -> None:
+def override(values: dict[str, Any], text: str) -> None:
+    """Writes `key.sub=value` into `values`. Raises ConfigError."""
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
         raise ConfigError(f"--set takes key=value, e.g. train.steps=500, got '{text}'")
@@ -259,5 +298,8 @@ def _describe(location: Iterable[int | str], message: str, kind: str) -> str:
         return f"{'.'.join(path)}: {message}"
     part: Any = Config
     for name in path[:-1]:
-        part = part.model_fields[name].annotation
+        if not hasattr(part, "model_fields"):  # dict[str, GroupConfig]: `name` is one of its keys
+            part = get_args(part)[1]
+        else:
+            part = part.model_fields[name].annotation
     return f"{'.'.join(path)}: no such key.{suggest(path[-1], list(part.model_fields))}"

@@ -50,7 +50,7 @@ def _head(name: str) -> dict[str, Any]:
         "name": name,
         "about": _first_line(head),
         "paper": head.paper,
-        "modalities": list(head.modalities) or ["any"],
+        "modalities": [part.replace("|", " or ") for part in head.modalities] or ["any"],
         "recipes": recipes,
     }
 

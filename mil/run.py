@@ -1,13 +1,20 @@
 """Starting and resuming a training run: what `wsvad train` does."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data import manifest
+from data.store import FeatureStore
 from mil import config as configs
+from mil.config import Config
+from mil.heads import heads
+from mil.heads.base import members
 from mil.rundir import RunDir, RunError
 from mil.train import check, fit, load_videos, open_stores, resolved
+
+log = logging.getLogger(__name__)
 
 
 def start_run(
@@ -25,7 +32,7 @@ def start_run(
     """Checks everything, makes the run's folder, trains. Returns the run and what `fit` returns."""
     config = configs.load(recipe, overrides, seed=seed)
     videos = manifest.read(manifest_path)
-    stores = open_stores(feature_roots)
+    stores = chosen(config, open_stores(feature_roots))
     wanted = [v for v in videos if v.split == "train"]
     train = load_videos(wanted, stores, allow_missing=allow_missing)
     check(config, train, stores)
@@ -48,3 +55,18 @@ def resume_run(recipe: str, out: Path, *, device: str = "cpu") -> tuple[RunDir, 
     left_out = run.left_out
     train = load_videos([v for v in run.videos if v.split == "train" and v.id not in left_out], stores)
     return run, fit(config, train, stores, run, device=device, resume=True)
+
+
+def chosen(config: Config, stores: Sequence[FeatureStore]) -> list[FeatureStore]:
+    """Of the stores given, those whose modality the head's parts or `data.modalities` name; all where neither does.
+
+    Raises ValueError where one that is named is wanting.
+    """
+    named = config.data.modalities or heads.get(config.head.name).modalities
+    if not named:
+        return list(stores)
+    kept = {name for part in named for name in members(part, [s.spec.modality for s in stores], config.recipe)}
+    for store in stores:
+        if store.spec.modality not in kept:
+            log.info("%s: %s features are not used (data.modalities)", store.root, store.spec.modality)
+    return [s for s in stores if s.spec.modality in kept]

@@ -55,7 +55,7 @@ def dims_of(name, *, several=False):
     named = {"visual": ("rgb", 6), "audio": ("audio", 3), "text": ("text", 5)}
     parts = heads.get(name).modalities
     if parts:
-        return dict(named[p] for p in parts)
+        return dict(named[p.split("|")[0]] for p in parts)
     return {"rgb": 6, "audio": 3} if several else {"rgb": 6}
 
 

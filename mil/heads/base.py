@@ -1,7 +1,7 @@
 """What a head is: scores for every segment of a bag, and the loss that trains them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -52,7 +52,7 @@ class Head(nn.Module, ABC):
         paper: authors, venue and year.
         modalities: () for a head that takes all modalities side by side, of one size `dim`. A head that keeps them
             apart names its parts, e.g. ("visual", "audio"), and its constructor takes one size for each, in that order;
-            "visual" is every modality that is neither audio nor text.
+            "visual" is every modality that is neither audio nor text, "text|audio" the first of two that is there.
         compares: its loss needs videos of both classes in every batch.
         takes_classes: its loss uses the classes of the training videos (`bag.classes`), video-level labels too; its
             option `classes` names them in order, and is filled from the training videos when a run begins.
@@ -93,12 +93,12 @@ class Head(nn.Module, ABC):
         """The constructor's feature sizes for stores of those modalities. Raises ValueError where one is wanting."""
         if not cls.modalities:
             return (sum(dims.values()),)
-        return tuple(sum(dims[name] for name in _members(part, list(dims), cls.__name__)) for part in cls.modalities)
+        return tuple(sum(dims[name] for name in members(part, list(dims), cls.__name__)) for part in cls.modalities)
 
     @classmethod
     def parts(cls, bag: Bag) -> tuple[Tensor, ...]:
         """One (B, K, T, D_part) for each of `modalities`; where one has a single crop, it is given to all K."""
-        return tuple(bag.joined(_members(part, list(bag.features), cls.__name__)) for part in cls.modalities)
+        return tuple(bag.joined(members(part, list(bag.features), cls.__name__)) for part in cls.modalities)
 
     def exceptions(self) -> Mapping[str, str]:
         """{name of a contract test in tests/test_head_contract.py: why the paper forces this head to fail it}."""
@@ -119,14 +119,18 @@ class Head(nn.Module, ABC):
         raise KeyError(f"{cls.__name__} has no published format")
 
 
-def _members(part: str, names: list[str], head: str) -> list[str]:
-    found = [n for n in names if (n not in HEARD_OR_READ if part == "visual" else n == part)]
-    if not found:
-        raise ValueError(
-            f"{head} keeps {part} features apart, but these are {', '.join(names)}; pass a store of {part} features "
-            "with a further --features"
-        )
-    return found
+def members(part: str, names: Sequence[str], wanted_by: str) -> list[str]:
+    """Which of the modalities `names` make up a part: "visual", one of them, or alternatives like "text|audio".
+
+    Raises ValueError where none does.
+    """
+    for choice in part.split("|"):
+        if found := [n for n in names if (n not in HEARD_OR_READ if choice == "visual" else n == choice)]:
+            return found
+    raise ValueError(
+        f"{wanted_by} takes {part.replace('|', ' or ')} features, but these are {', '.join(names)}; pass a store of "
+        f"{part.replace('|', ' or ')} features with --features"
+    )
 
 
 heads: Registry[type[Head]] = Registry("head", "mil.heads")

@@ -1,0 +1,82 @@
+"""`wsvad sweep` and `wsvad compare`: many runs, and what their differences are worth."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from mil.options import PATH, json_option, load_plugins, plugins_option
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, required=True)
+@click.option("--manifest", type=PATH, required=True, help="The videos and their labels.")
+@click.option("--features", type=PATH, multiple=True, required=True, help="A feature store; give one per modality.")
+@click.option("--out", type=PATH, required=True, help="Folder of the runs; what is done there is not done again.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of seed 0, 1, ... of each.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Of every run.")
+@click.option("--grid", multiple=True, metavar="KEY=A,B,...", help="Every combination is run.")
+@click.option("--workers", type=click.IntRange(0), default=0, help="Processes at a time.  [one per core or GPU]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, mps.")
+@click.option("--allow-missing", is_flag=True, help="Leave out videos that have no features.")
+@json_option
+@plugins_option
+def sweep(
+    recipes: tuple[str, ...],
+    manifest: Path,
+    features: tuple[Path, ...],
+    out: Path,
+    seeds: int,
+    overrides: tuple[str, ...],
+    grid: tuple[str, ...],
+    workers: int,
+    device: str,
+    allow_missing: bool,
+    as_json: bool,
+    plugins: tuple[Path, ...],
+) -> None:
+    """Train and evaluate every one of RECIPES with every seed; repeat the command to go on.
+
+    A name may be a pattern: 'motion_*' (in quotes). Each recipe takes the modalities it wants of the stores given.
+    """
+    from mil.config import matching
+    from mil.sweep import plan, run_sweep
+
+    load_plugins(plugins)
+    if plugins:
+        raise ValueError("a sweep's processes do not load --plugin files; install the head with an entry point")
+    planned = plan(
+        [name for recipe in recipes for name in matching(recipe)],
+        out,
+        manifest,
+        features,
+        seeds=range(seeds),
+        overrides=overrides,
+        grid=grid,
+        allow_missing=allow_missing,
+    )
+    ended = run_sweep(planned, workers=workers, device=device, say=lambda line: click.echo(line, err=True))
+    failed = [e for e in ended if e.numbers is None]
+    if as_json:
+        rows = [{"run": str(e.run.out), "reason": e.reason, "numbers": e.numbers} for e in ended]
+        click.echo(json.dumps({"done": len(ended) - len(failed), "failed": len(failed), "runs": rows}))
+    else:
+        for e in failed:
+            click.echo(f"failed: {e.run.name}: {e.reason}", err=True)
+        click.echo(f"{len(ended) - len(failed)} of {len(ended)} runs are done; now: wsvad compare {out}")
+    sys.exit(int(bool(failed)))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=PATH)
+@click.option("--metric", type=click.Choice(["auc", "ap", "pr_auc"]), default="auc", show_default=True)
+@click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True)
+@click.option("--bootstrap", type=click.IntRange(2), default=1000, show_default=True, help="Draws of videos and seeds.")
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "latex", "json"]), default="text")
+def compare(runs: tuple[Path, ...], metric: str, split: str, bootstrap: int, form: str) -> None:
+    """Evaluated RUNS, or folders of them, as one table: seeds, intervals, and which differences are noise."""
+    from mil.compare import compare as compare_runs
+    from mil.compare_table import render
+
+    click.echo(render(compare_runs(runs, metric=metric, split=split, resamples=bootstrap), form))
