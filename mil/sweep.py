@@ -126,7 +126,8 @@ def run_sweep(
         say(f"{len(ended)} of {len(planned)} runs are done already")
     todo = [run for run in planned if run.name not in ended]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mil.run", "mil.evaluate"])  # torch is imported once, and forked
+    # torch is imported once, and forked; its optimizers import the last, which takes seconds, when they are made
+    context.set_forkserver_preload(["mil.run", "mil.evaluate", "torch._dynamo"])
     free = list(slots)
     busy: dict[Any, tuple[Any, Planned, tuple[str, int | None]]] = {}
     try:
