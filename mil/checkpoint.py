@@ -76,7 +76,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         if found["format"] != FORMAT:
             raise CheckpointError(f"{text} is of format {found['format']}, this wsvad reads {FORMAT}; upgrade wsvad")
         config = validate(found["config"], str(text))
-        model = Model(config, found["dims"])
+        model = Model(config, found["dims"], filled=True)
         state = load_file(weights)
         kept = {name.removeprefix(KEPT): state.pop(name) for name in list(state) if name.startswith(KEPT)}
         model.load_state_dict(state, strict=True)

@@ -298,8 +298,6 @@ def _describe(location: Iterable[int | str], message: str, kind: str) -> str:
         return f"{'.'.join(path)}: {message}"
     part: Any = Config
     for name in path[:-1]:
-        if not hasattr(part, "model_fields"):  # dict[str, GroupConfig]: `name` is one of its keys
-            part = get_args(part)[1]
-        else:
-            part = part.model_fields[name].annotation
+        # of a dict[str, GroupConfig], `name` is one of its keys
+        part = part.model_fields[name].annotation if hasattr(part, "model_fields") else get_args(part)[1]
     return f"{'.'.join(path)}: no such key.{suggest(path[-1], list(part.model_fields))}"

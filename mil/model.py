@@ -64,9 +64,10 @@ class Model(nn.Module):
     Args:
         config: the experiment.
         dims: {modality: D_m}, in the order in which the head sees them.
+        filled: weights and buffers are loaded right after; files that the head's options name are not read.
     """
 
-    def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
+    def __init__(self, config: Config, dims: Mapping[str, int], *, filled: bool = False) -> None:
         super().__init__()
         data = config.data
         self.dims = dict(dims)
@@ -74,7 +75,8 @@ class Model(nn.Module):
             {name: FeatureScaler(dim, data.scale, sqrt=data.sqrt, clamp=data.clamp) for name, dim in dims.items()}
         )
         kind = heads.get(config.head.name)
-        self.head = kind(*kind.sizes(dims), **config.head.options)
+        options = {n: v for n, v in config.head.options.items() if not (filled and n in kind.reads)}
+        self.head = kind(*kind.sizes(dims), **options)
         self.noise = config.train.noise
 
     def forward(self, bag: Bag) -> HeadOutput:

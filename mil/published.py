@@ -36,7 +36,7 @@ class Published:
 
 
 def unwrapped(found: object) -> dict[str, Tensor]:
-    """The tensors of what torch.load returned: out of wrappers, without DataParallel's "module.".
+    """The tensors of what torch.load returned: out of wrappers, without DataParallel's "module." and the like.
 
     Raises PublishedError where there is no state dict in it.
     """
@@ -48,9 +48,9 @@ def unwrapped(found: object) -> dict[str, Tensor]:
     if not isinstance(found, Mapping):
         raise PublishedError(f"a state dict was wanted, the file holds a {type(found).__name__}")
     state = {str(name): value for name, value in found.items()}
-    for prefix in ("module.", "_orig_mod."):
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    prefixes = ("module.", "_orig_mod.")  # of DataParallel and torch.compile, in either order
+    while state and (prefix := next((p for p in prefixes if all(n.startswith(p) for n in state)), None)):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
@@ -61,12 +61,17 @@ def _is_state(found: Mapping[object, object]) -> bool:
 def take_in(module: nn.Module, form: Published, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fills `module` with the authors' numbers; returns the unused published tensors by their names.
 
-    Raises PublishedError naming every tensor that is missing, unknown, of another shape, or not finite.
+    Raises PublishedError naming every tensor that is missing, unknown, of another shape, or (where used) not finite.
     """
     own = module.state_dict()
     faults = [f"missing: {n}" for n in form.names if n not in state and n not in form.optional]
     faults += [
         f"unknown: {n} {tuple(v.shape)}" for n, v in state.items() if n not in form.names and n not in form.unused
+    ]
+    faults += [
+        f"{n} is {tuple(state[n].shape)}, {shape} was wanted"
+        for n, shape in form.unused.items()
+        if n in state and tuple(state[n].shape) != tuple(shape)
     ]
     new = {n: v for n, v in own.items() if n in form.extra}
     for theirs, ours in form.names.items():
@@ -84,7 +89,7 @@ def take_in(module: nn.Module, form: Published, state: Mapping[str, Tensor]) -> 
         more = f" and {len(faults) - 12} more" if len(faults) > 12 else ""
         raise PublishedError("the file does not fit: " + "; ".join(faults[:12]) + more)
     module.load_state_dict(new, strict=True)
-    return {n: state[n] for n in form.unused if n in state}
+    return {n: state[n].detach().clone() for n in form.unused if n in state}  # theirs may share memory
 
 
 def give_back(module: nn.Module, form: Published, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:

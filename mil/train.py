@@ -103,6 +103,11 @@ def check(config: Config, videos: Sequence[Video], stores: Sequence[FeatureStore
         )
     if config.select.rule == "val":
         _hold_out(videos, config)
+    if heads.get(config.head.name).remembers and config.data.resample == "random":
+        raise TrainError(
+            f"{config.head.name} keeps labels for the segments of every video, data.resample=random draws others at "
+            "every step; use segments, shrink or pick"
+        )
     modalities = [s.spec.modality for s in stores]
     if twice := [m for m in modalities if modalities.count(m) > 1]:
         raise TrainError(f"two stores hold the modality '{twice[0]}'; pass --features once per modality")

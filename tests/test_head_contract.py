@@ -363,8 +363,8 @@ def test_it_learns_planted_anomalies_from_video_labels_alone(name, variant, worl
     run = world.run(request.node.name, config := contract_config(name, variant))
     fit(config, world.train, world.stores, run)
     found = evaluate_run(run).numbers
-    assert found["auc"] > 0.95
-    assert found["ano_auc"] > 0.95
+    for metric, least in getattr(case(name), "REACHES", {"auc": 0.95, "ano_auc": 0.95}).items():
+        assert found[metric] > least, metric
 
 
 @each_head

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.store import FeatureStore
-from data.types import FeatureSpec, VideoFeatures
+from data.types import FeatureSpec, Video, VideoFeatures
 from mil.bags import Bag, BagDataset, collate, read_features
 from mil.resample import RESAMPLE, interpolate, pick, segments
 from mil.samplers import balanced_batch
@@ -220,3 +220,125 @@ def test_dataset_reads_each_video_once_and_keeps_its_label(tmp_path, resample):
     assert bag.features["audio"].shape[1] == 1
     assert bag.x.shape[1] == 2
     assert len(bags) == 6
+
+
+# -- parts of a bag ---------------------------------------------------------------------------------------------------
+
+
+def three_modalities():
+    features = {"rgb": torch.rand(2, 3, 4, 5), "audio": torch.rand(2, 1, 4, 2), "flow": torch.rand(2, 3, 4, 1)}
+    classes, index = torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([7, 3])
+    return Bag(features, torch.ones(2, 4, dtype=torch.bool), torch.tensor([1.0, 0.0]), classes, index)
+
+
+def test_modalities_are_joined_in_the_order_asked_for():
+    bag = three_modalities()
+    found = bag.joined(["flow", "audio"])
+    assert found.shape == (2, 3, 4, 3)
+    for crop in range(3):
+        assert torch.equal(found[:, crop, :, :1], bag.features["flow"][:, crop])
+        assert torch.equal(found[:, crop, :, 1:], bag.features["audio"][:, 0])
+    # sound alone still has the crops of the bag: its scores are to be averaged with those of the others
+    assert torch.equal(bag.joined(["audio"]), bag.features["audio"].expand(2, 3, 4, 2))
+    assert torch.equal(bag.x, bag.joined(["rgb", "audio", "flow"]))
+
+
+def test_one_crop_of_a_bag_keeps_everything_else():
+    bag = three_modalities()
+    for crop in range(3):
+        one = bag.crop(crop)
+        assert one.crops == 1
+        for name in ("rgb", "flow"):
+            assert torch.equal(one.features[name], bag.features[name][:, [crop]])
+        assert one.features["audio"] is bag.features["audio"]
+        assert torch.equal(one.x[:, 0], bag.x[:, crop])
+        for name in ("mask", "labels", "classes", "index"):
+            assert getattr(one, name) is getattr(bag, name)
+
+
+def test_a_bag_moves_with_all_it_has():
+    bag = three_modalities()
+    moved = bag.to(torch.device("meta"))
+    tensors = [*moved.features.values(), moved.mask, moved.labels, moved.classes, moved.index]
+    assert {t.device.type for t in tensors} == {"meta"}
+    plain = Bag(bag.features, bag.mask, bag.labels).to(torch.device("cpu"))
+    assert (plain.classes, plain.index) == (None, None)
+
+
+# -- training bags ----------------------------------------------------------------------------------------------------
+
+
+def test_one_crop_of_each_video(tmp_path):
+    world = make_world(tmp_path, train=3, crops=3, modalities=("rgb", "audio"))
+    bags = BagDataset(world.train, world.stores, "pick", 6)
+    assert bags.crops == 3
+    bag = bags.bag([4, 0, 4], [2, 0, 1])
+    assert bag.crops == 1
+    assert bag.index.tolist() == [4, 0, 4]
+    assert bag.index.dtype == torch.int64
+    assert bag.classes is None
+    for row, (video, crop) in enumerate([(4, 2), (0, 0), (4, 1)]):
+        for store, own in ((world.stores[0], crop), (world.stores[1], 0)):
+            x = pick(store.read(world.train[video].id).x, 6)[own]
+            name = store.spec.modality
+            assert np.array_equal(bag.features[name][row, 0, : len(x)].numpy(), x)
+    whole = bags.bag(np.array([4, 0, 4]))
+    assert torch.equal(whole.features["rgb"][0, 2], bag.features["rgb"][0, 0])
+    assert torch.equal(whole.features["rgb"][2, 1], bag.features["rgb"][2, 0])
+
+
+def test_classes_are_those_of_the_head_in_its_order(tmp_path):
+    store = FeatureStore(tmp_path / "s", FeatureSpec("x", 2))
+    kinds = {"a": (1, ("Fire", "Theft")), "b": (0, ()), "c": (1, ()), "d": (1, ("Theft",)), "e": (1, ("Brawl",))}
+    videos = [Video(name, "", "train", label, classes) for name, (label, classes) in kinds.items()]
+    for video in videos:
+        store.write(VideoFeatures(video.id, np.zeros((1, 2, 2), np.float32), store.spec.grid(32)))
+    bag = BagDataset(videos, [store], "full", 1, classes=("Theft", "anomaly", "Fire")).bag([3, 0, 1, 2, 4])
+    assert bag.classes.tolist() == [[1, 0, 0], [1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert bag.classes.dtype == torch.float32
+    assert bag.labels.tolist() == [1, 1, 0, 1, 1]
+
+
+def numbered_store(root, modality, lengths, crops=("full",)):
+    """Each clip holds its own number, plus a thousand for each crop."""
+    store = FeatureStore(root, FeatureSpec("x", 1, modality=modality, crops=crops))
+    for name, count in lengths.items():
+        x = (np.arange(count) + 1000 * np.arange(len(crops))[:, None])[..., None].astype(np.float32)
+        store.write(VideoFeatures(name, x, store.spec.grid(16 * count), 25.0, crops))
+    return store
+
+
+def test_random_segments_are_of_the_seed_alone_and_alike_for_crops_and_modalities(tmp_path):
+    lengths = {"high": 40, "low": 40, "short": 3}
+    stores = [
+        numbered_store(tmp_path / "rgb", "rgb", lengths, ("left", "right")),
+        numbered_store(tmp_path / "audio", "audio", lengths),
+    ]
+    videos = [Video(name, "", "train", int(name == "high")) for name in lengths]
+    bags = BagDataset(videos, stores, "random", 5)
+    assert [x["rgb"].shape[1] for x in bags.clips()] == [40, 40, 3]  # nothing is lost before the draw
+    seen = set()
+    for step in range(40):
+        bag = bags.bag([0, 1, 2, 0], seed=(7, step))
+        rows = bag.features["audio"][:, 0, :, 0]
+        assert torch.equal(bag.features["rgb"][:, 0, :, 0], rows)
+        assert torch.equal(bag.features["rgb"][:, 1, :, 0], (rows + 1000) * bag.mask)
+        high, low, short, again = rows.tolist()
+        assert all(8 * i <= r < 8 * (i + 1) for i, r in enumerate(high)), "one of each fifth"
+        assert [r - low[0] for r in low] == [0, 1, 2, 3, 4]
+        assert short == [0, 1, 2, 0, 0]
+        assert bag.mask[2].tolist() == [True] * 3 + [False] * 2
+        seen.add((*high, *low, *again))
+        same = bags.bag([0, 1, 2, 0], seed=(7, step))
+        assert torch.equal(same.x, bag.x)
+        one = bags.bag([0, 1], [1, 0], seed=(7, step))
+        assert one.features["rgb"][:, 0, :, 0].tolist() == [[r + 1000 for r in high], low]
+    assert len(seen) == 40
+    assert not torch.equal(bags.bag([0], seed=(8, 0)).x, bags.bag([0], seed=(7, 0)).x)
+
+
+def test_two_places_of_a_random_bag_are_drawn_apart(tmp_path):
+    store = numbered_store(tmp_path / "rgb", "rgb", {"v": 60})
+    bags = BagDataset([Video("v", "", "train", 1)], [store], "random", 6)
+    rows = bags.bag([0] * 30, seed=(1, 1)).x[:, 0, :, 0]
+    assert len({tuple(r) for r in rows.tolist()}) > 25

@@ -199,6 +199,27 @@ def test_a_head_in_a_users_file_is_listed_trained_and_evaluated(world, wsvad, tm
     assert result.exit_code == 0
 
 
+def test_heads_are_listed_with_their_paper_their_features_and_their_recipes(wsvad):
+    rows = {row["name"]: row for row in json.loads(wsvad("ls", "heads", "--json").stdout)}
+    assert rows["ranking"] == {
+        "name": "ranking",
+        "about": "Scores each segment alone; an anomalous video's best must beat a normal video's best.",
+        "paper": "Sultani et al., CVPR 2018",
+        "modalities": ["any"],
+        "recipes": ["motion_ranking", "ranking"],
+    }
+    (line,) = [line for line in wsvad("ls", "heads").stdout.splitlines() if line.startswith("ranking ")]
+    assert line.endswith("[Sultani et al., CVPR 2018]  any; motion_ranking, ranking")
+    listed = [recipe for row in rows.values() for recipe in row["recipes"]]
+    recipes = {row["name"]: row for row in json.loads(wsvad("ls", "recipes", "--json").stdout)}
+    assert sorted(listed) == sorted(recipes), "each recipe trains one head"
+    for row in rows.values():
+        assert row["paper"]
+        assert all(recipes[recipe]["head"] == row["name"] for recipe in row["recipes"])
+        parts = heads.get(row["name"]).modalities
+        assert row["modalities"] == ([part.replace("|", " or ") for part in parts] or ["any"])
+
+
 def test_a_plugin_that_is_not_there(wsvad, tmp_path):
     one_line_error(wsvad("ls", "heads", "--plugin", tmp_path / "no.py"), "no plugin file", "no.py")
 

@@ -1,5 +1,7 @@
 """Loss terms against plain loops in float64, and their gradients against finite differences."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from mil.losses import hinge, smoothness, sparsity, topk_mean
+from mil.losses import both_classes, hinge, sixteenth, smoothness, sparsity, topk_bce, topk_mean
 
 
 @st.composite
@@ -100,3 +102,78 @@ def test_padding_gets_no_gradient_at_all():
     assert torch.isfinite(gradient).all()
     assert (gradient[~mask] == 0).all()
     assert (gradient[mask] != 0).all()
+
+
+@given(batches(), st.data())
+@settings(max_examples=80, deadline=None)
+def test_topk_mean_with_a_k_of_its_own_for_each_video(batch, data):
+    scores, mask = batch
+    k = data.draw(st.lists(st.integers(1, 9), min_size=len(scores), max_size=len(scores)))
+    found = topk_mean(*tensors(scores, mask), torch.tensor(k))
+    for row, kept, own_k, value in zip(scores, mask, k, found.tolist(), strict=True):
+        own = sorted((float(s) for s, m in zip(row, kept, strict=True) if m), reverse=True)[:own_k]
+        assert value == pytest.approx(sum(own) / len(own), abs=1e-12)
+    same = topk_mean(*tensors(scores, mask), torch.full((len(scores),), k[0]))
+    assert torch.allclose(same, topk_mean(*tensors(scores, mask), k[0]), rtol=0, atol=1e-12)
+
+
+def test_a_video_without_a_segment_has_no_score_and_no_gradient():
+    scores = torch.tensor([[0.4, 0.6], [0.9, 0.1]], dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True, True], [False, False]])
+    for k in (1, 5, torch.tensor([2, 1])):
+        found = topk_mean(scores, mask, k)
+        assert found[1] == 0
+        (gradient,) = torch.autograd.grad(found.sum(), scores)
+        assert gradient[1].tolist() == [0, 0]
+        assert float(gradient[0].sum()) == pytest.approx(1)
+
+
+def test_a_sixteenth_of_each_video_and_one_more():
+    """L // 16 + 1: 1 up to 15 segments, 2 from 16, 13 of 200."""
+    lengths = torch.tensor([1, 15, 16, 31, 32, 200])
+    assert sixteenth(torch.arange(200) < lengths[:, None]).tolist() == [1, 1, 2, 2, 3, 13]
+
+
+def test_topk_bce_takes_the_mean_before_the_sigmoid():
+    """Means of logits 3 and 1, and of -2 alone: -log sigmoid(2) and -log(1 - sigmoid(-2)); both are log(1 + e^-2)."""
+    logits = torch.tensor([[3.0, -5.0, 1.0, 9.0], [-2.0, 7.0, 7.0, 7.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    labels = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    expected = math.log1p(math.exp(-2))
+    assert float(topk_bce(logits, mask, labels, 2)) == pytest.approx(expected, abs=1e-12)
+    assert float(topk_bce(logits, mask, labels, torch.tensor([2, 1]))) == pytest.approx(expected, abs=1e-12)
+    sure = topk_bce(torch.full((1, 3), -1e4), torch.ones(1, 3, dtype=torch.bool), torch.ones(1), 1)
+    assert float(sure) == pytest.approx(1e4)  # no log of 0
+
+
+@given(batches(), st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_topk_bce_against_a_loop(batch, seed):
+    scores, mask = batch
+    labels = np.random.default_rng(seed).integers(0, 2, len(scores)).astype(np.float64)
+    total = 0.0
+    for row, kept, label in zip(scores * 6 - 3, mask, labels, strict=True):
+        length = int(kept.sum())
+        own = sorted((float(s) for s, m in zip(row, kept, strict=True) if m), reverse=True)[: length // 16 + 1]
+        p = 1 / (1 + math.exp(-sum(own) / len(own)))
+        total -= label * math.log(p) + (1 - label) * math.log(1 - p)
+    logits, kept = tensors(scores * 6 - 3, mask)
+    found = topk_bce(logits, kept, torch.from_numpy(labels), sixteenth(kept))
+    assert float(found) == pytest.approx(total / len(scores), abs=1e-10)
+
+
+def test_gradients_of_a_k_for_each_video():
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.permutation(24).reshape(4, 6) / 5.0).requires_grad_()
+    mask = torch.arange(6) < torch.tensor([6, 1, 3, 5])[:, None]
+    k, labels = torch.tensor([2, 4, 3, 1]), torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    assert gradcheck(lambda s: topk_mean(s, mask, k), scores)
+    assert gradcheck(lambda s: topk_bce(s, mask, labels, k), scores)
+
+
+def test_both_classes_are_found_by_value():
+    high, low = both_classes(torch.tensor([0.0, 1.0, 1.0]), "mine")
+    assert (high.tolist(), low.tolist()) == ([False, True, True], [True, False, False])
+    for labels, counts in (([1.0, 1.0], "2 anomalous and 0 normal"), ([0.0], "0 anomalous and 1 normal")):
+        with pytest.raises(ValueError, match=f"mine compares two classes, this batch has {counts} videos"):
+            both_classes(torch.tensor(labels), "mine")

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from data.types import FeatureSpec
+from mil import checkpoint
 from mil.config import validate
 from mil.model import FeatureScaler, Model
 from tests.mil_helpers import make_world, random_bag, small_config
@@ -139,3 +141,22 @@ def test_the_scaler_is_fitted_on_kept_training_videos_only(tmp_path):
     scaler = checkpoint.load(run.checkpoint).model.scalers["rgb"]
     assert np.abs(scaler.mean.numpy() - rows.astype(np.float64).mean(0)).max() < 1e-5
     assert np.abs(scaler.deviation.numpy() - rows.astype(np.float64).std(0)).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["pel4vad", "vadclip"])
+def test_a_checkpoint_holds_the_prompts_and_needs_their_file_no_more(tmp_path, name):
+    table = {c: np.random.default_rng(i).standard_normal(8).astype(np.float32) for i, c in enumerate(("normal", "a"))}
+    np.savez(tmp_path / "classes.npz", **table)
+    width = {"hidden": [8, 4]} if name == "pel4vad" else {"width": 8, "length": 4, "window": 2, "attention_heads": 1}
+    head = {"name": name, "classes": ["a"], "prompts": str(tmp_path / "classes.npz"), **width}
+    config = validate({"head": head}, "test")
+    model = Model(config, {"rgb": 5}).eval()
+    spec = FeatureSpec("of_rgb", 5)
+    checkpoint.save(tmp_path / "last", model.state_dict(), config, model.dims, [spec], selected_by="the test", step=1)
+    (tmp_path / "classes.npz").unlink()
+    kept = checkpoint.load(tmp_path / "last")
+    buffer = next(b for n, b in kept.model.named_buffers() if n in ("head.prompts", "head.text"))
+    assert np.array_equal(buffer.numpy(), np.stack([table["normal"], table["a"]]))
+    assert kept.config.head.options["prompts"] == head["prompts"]
+    with pytest.raises(ValueError, match="no file of prompts"):
+        Model(config, {"rgb": 5})

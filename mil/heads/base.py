@@ -56,12 +56,17 @@ class Head(nn.Module, ABC):
         compares: its loss needs videos of both classes in every batch.
         takes_classes: its loss uses the classes of the training videos (`bag.classes`), video-level labels too; its
             option `classes` names them in order, and is filled from the training videos when a run begins.
+        reads: options that name files, read when a head is made. Their content lies in buffers, so that a checkpoint
+            needs the files no more.
+        remembers: it keeps values for the segments of every training video, which must be the same at every step.
     """
 
     paper: ClassVar[str] = ""
     modalities: ClassVar[tuple[str, ...]] = ()
     compares: ClassVar[bool] = True
     takes_classes: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
+    remembers: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, bag: Bag) -> HeadOutput:

@@ -1,0 +1,33 @@
+"""Convolutions that look back only, and attention weights: of other segments by how far away they are, of padding none.
+
+N videos or crops, T segments.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def left_conv(layer: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
+    """A Conv1d of kernel k over a segment and the k - 1 before it; (N, T, D_in), (N, T) bool -> (N, T, D_out).
+
+    Before the first segment lie zeros; 0 where padded. The layer itself must not pad.
+    """
+    before = layer.kernel_size[0] - 1
+    padded = nn.functional.pad((x * mask[..., None]).transpose(1, 2), (before, 0))
+    y: Tensor = layer(padded).transpose(1, 2)
+    return y * mask[..., None]
+
+
+def distance_term(length: int, slope: Tensor, offset: Tensor) -> Tensor:
+    """exp(-|slope d² + offset|) for segments d apart, (T, T) in (0, 1]; two numbers as (1,) tensors."""
+    at = torch.arange(length, device=slope.device, dtype=slope.dtype)
+    return (-(slope * (at[:, None] - at).square() + offset).abs()).exp()
+
+
+def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last dimension, without the keys that are padded; (N, ..., T), (N, T) bool -> (N, ..., T).
+
+    A row that may see no key at all weighs all of them equally: it is padded itself, and finite.
+    """
+    keys = mask.reshape(len(mask), *(1,) * (logits.ndim - 2), -1)
+    return logits.masked_fill(~keys, torch.finfo(logits.dtype).min).softmax(dim=-1)

@@ -1,0 +1,8 @@
+SMALL = {"width": 8, "hidden": [16, 8]}
+VARIANTS = [{"as_published": True}]
+# a dropout of 0.7 is for 2048 features, not for 8
+LEARNS = {
+    "head": {"dropout": 0.3},
+    "data": {"count": 16},
+    "train": {"steps": 80, "optimizer": {"name": "adam", "lr": 3e-3}},
+}

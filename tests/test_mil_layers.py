@@ -1,0 +1,93 @@
+"""Convolutions that end where a video ends, and crops as further videos, against plain loops in float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mil.layers.conv import conv
+from mil.layers.crops import crop_mean, fold, spread, unfold
+
+
+def slow_conv(layer, x, lengths):
+    """Each video alone, zeros around it; (N, T, D_in) -> (N, T, D_out)."""
+    weight = layer.weight.detach().numpy()  # (out, in / groups, kernel)
+    bias = layer.bias.detach().numpy() if layer.bias is not None else np.zeros(len(weight))
+    pad, dilation, per_group = layer.padding[0], layer.dilation[0], weight.shape[1]
+    out = np.zeros((*x.shape[:2], len(weight)))
+    for n, length in enumerate(lengths):
+        for t in range(length):
+            for o in range(len(weight)):
+                group = o // (len(weight) // layer.groups)
+                total = bias[o]
+                for j in range(weight.shape[2]):
+                    s = t + j * dilation - pad
+                    if 0 <= s < length:
+                        own = x[n, s, group * per_group : (group + 1) * per_group]
+                        total += float(weight[o, :, j] @ own)
+                out[n, t, o] = total
+    return out
+
+
+LAYERS = {
+    "kernel 1": {"kernel_size": 1},
+    "kernel 1, no bias": {"kernel_size": 1, "bias": False},
+    "kernel 3": {"kernel_size": 3, "padding": 1},
+    "kernel 5, no bias": {"kernel_size": 5, "padding": 2, "bias": False},
+    "dilation 4": {"kernel_size": 3, "padding": 4, "dilation": 4},
+    "groups": {"kernel_size": 3, "padding": 1, "groups": 2},
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("rubbish", [0.0, 1e3])
+def test_a_convolution_sees_each_video_alone(kind, rubbish):
+    """Whatever stands in the padding: a bias of the layer before, or anything else."""
+    torch.manual_seed(0)
+    layer = nn.Conv1d(4, 6, **LAYERS[kind]).double()
+    lengths = [6, 1, 3]
+    mask = torch.arange(7) < torch.tensor(lengths)[:, None]
+    x = torch.randn(3, 7, 4, dtype=torch.float64)
+    x[~mask] = rubbish
+    found = conv(layer, x, mask).detach().numpy()
+    assert np.abs(found - slow_conv(layer, x.numpy(), lengths)).max() < 1e-12
+    for n, length in enumerate(lengths):
+        alone = conv(layer, x[n : n + 1, :length], mask[n : n + 1, :length]).detach().numpy()
+        assert np.abs(alone[0] - found[n, :length]).max() < 1e-12
+        assert (found[n, length:] == 0).all()
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_padding_gets_no_gradient_and_gives_none_to_the_bias(kernel):
+    torch.manual_seed(0)
+    layer = nn.Conv1d(2, 3, kernel, padding=kernel // 2).double()
+    x = torch.randn(2, 5, 2, dtype=torch.float64, requires_grad=True)
+    mask = torch.arange(5) < torch.tensor([5, 2])[:, None]
+    conv(layer, x, mask).sum().backward()
+    assert (x.grad[~mask] == 0).all()
+    assert (x.grad[mask] != 0).all()
+    assert layer.bias.grad.tolist() == [7.0] * 3  # the segments there are
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_crops_of_a_video_stay_side_by_side(videos, crops, length, dim):
+    x = torch.arange(videos * crops * length * dim).reshape(videos, crops, length, dim)
+    folded = fold(x)
+    assert folded.shape == (videos * crops, length, dim)
+    mask = torch.arange(videos * length).reshape(videos, length)
+    shared = spread(mask, crops)
+    for b in range(videos):
+        for k in range(crops):
+            assert torch.equal(folded[b * crops + k], x[b, k])
+            assert torch.equal(shared[b * crops + k], mask[b])
+    assert torch.equal(unfold(folded, crops), x)
+    assert torch.equal(unfold(folded[:, 0, 0], crops), x[:, :, 0, 0])  # a number of each crop
+
+
+def test_the_mean_over_crops_is_0_where_padded():
+    scores = torch.tensor([[[0.2, 0.5, 0.7], [0.4, 0.9, 0.1]]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False]])
+    assert crop_mean(scores, mask)[0].tolist() == pytest.approx([0.3, 0.7, 0.0], abs=1e-12)
