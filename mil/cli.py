@@ -114,7 +114,9 @@ def ls(kind: str, as_json: bool, plugins: tuple[Path, ...]) -> None:
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
         paper = f"  [{row['paper']}]" if row.get("paper") else ""
-        trained = f"  {' + '.join(row['modalities'])}; {', '.join(row['recipes'])}" if kind == "heads" else ""
+        trained = (
+            f"  {' + '.join(row['modalities'])}; {', '.join(row['recipes']) or 'no recipe'}" if kind == "heads" else ""
+        )
         click.echo(f"{row['name']:<{width}}  {row['about']}{paper}{trained}")
 
 

@@ -110,7 +110,7 @@ class EvalConfig(_Part):
     protocol: str = "auto"  # frames where true lengths are known, else snippets
     smooth: int = Field(1, ge=1, description="number of neighbouring clips whose scores are averaged")
     smoothing: Literal["centred", "ahead", "blocks"] = Field(
-        "centred", description="around each clip (odd numbers); from it on, zeros behind the end; or in fixed blocks"
+        "centred", description="around each clip (odd numbers); from it on; or in fixed blocks: zeros behind the end"
     )
 
 

@@ -65,6 +65,8 @@ def evaluate_run(
     """
     kept = checkpoint.load(run.checkpoint, device)
     stores = open_stores(list(feature_roots) or run.feature_roots)
+    if not stores:
+        raise ValueError(f"{run.root} names no features, as it was imported; pass them with --features STORE")
     _check_specs(stores, kept)
     source = manifest_path or run.root / "manifest.csv"
     wanted = [v for v in manifest.read(source) if v.split == split]

@@ -122,7 +122,7 @@ def export_checkpoint(run: RunDir, out: Path) -> dict[str, Tensor]:
     form = head.published()
     if form is None:
         raise PublishedError(f"nothing was published for '{kept.config.head.name}', so there is no format to write")
-    if data.scale == "standardize" or data.sqrt:
+    if data.scale != "none" or data.sqrt:
         raise PublishedError(
             f"this run scales its features itself (data.scale={data.scale}, data.sqrt={data.sqrt}), the authors' code "
             "does not; train with data.scale=none to export"

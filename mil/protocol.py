@@ -152,15 +152,14 @@ def smooth(scores: NDArray[np.float64], clips: int, how: str = "centred") -> NDA
     """Mean over `clips` neighbouring clips, (N,) -> (N,).
 
     "centred": around each clip (odd numbers), fewer at the ends; looks ahead by (clips - 1) / 2. "ahead": a clip and
-    those behind it, zeros taken for what is behind the end. "blocks": one mean for each `clips` clips, the last block
-    shorter. The latter two are PEL4VAD's. Equal neighbours give that very score, to the bit, so that ties stay ties in
-    a ranking metric ("ahead": but for the end).
+    those behind it. "blocks": one mean for each `clips` clips. The latter two are PEL4VAD's, which takes zeros for what
+    is behind the end, so that the last scores are low. Equal neighbours give that very score, to the bit, so that ties
+    stay ties in a ranking metric (but for the end).
     """
     if how == "blocks":
-        starts = np.arange(0, len(scores), clips)
-        first = np.repeat(scores[starts], clips)[: len(scores)]
-        away = np.add.reduceat(scores - first, starts) / np.diff(np.append(starts, len(scores)))
-        return np.asarray(first + np.repeat(away, clips)[: len(scores)], dtype=np.float64)
+        filled = np.append(scores, np.zeros(-len(scores) % clips)).reshape(-1, clips)
+        means = filled[:, 0] + (filled - filled[:, :1]).sum(1) / clips
+        return np.asarray(np.repeat(means, clips)[: len(scores)], dtype=np.float64)
     if how == "ahead":
         padded = np.append(scores, np.zeros(clips - 1))
         steps = [padded[offset : offset + len(scores)] - scores for offset in range(1, clips)]

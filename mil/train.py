@@ -103,7 +103,18 @@ def check(config: Config, videos: Sequence[Video], stores: Sequence[FeatureStore
         )
     if config.select.rule == "val":
         _hold_out(videos, config)
-    if heads.get(config.head.name).remembers and config.data.resample == "random":
+    kind = heads.get(config.head.name)
+    if kind.compares and config.train.sampler == "mixed":
+        raise TrainError(
+            f"{config.head.name} compares two classes in every batch, train.sampler=mixed draws batches that may hold "
+            "one; use balanced or passes"
+        )
+    if kind.takes_classes and config.head.options.get("classes"):
+        known = config.head.options["classes"]
+        for video in videos:
+            if other := [c for c in video.classes if c not in known]:
+                raise TrainError(f"{video.id} shows '{other[0]}', head.classes are {', '.join(known)}; add it there")
+    if kind.remembers and config.data.resample == "random":
         raise TrainError(
             f"{config.head.name} keeps labels for the segments of every video, data.resample=random draws others at "
             "every step; use segments, shrink or pick"
@@ -197,7 +208,8 @@ class _Loop:
         if config.train.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(model.head.parameters(), config.train.clip_norm)
         self.optimizer.step()
-        model.head.after_step(self._progress(step))
+        with torch.no_grad():
+            model.head.after_step(self._progress(step))
         if self.average is not None and config.train.ema:
             # a short memory at first, so that the random start is forgotten
             decay = min(config.train.ema, step / (step + 10))

@@ -58,8 +58,8 @@ class Diary(Head):
             "near": 0.1 * (self.layer.weight.mean() - near) ** 2,
         }
 
-    @torch.no_grad()
     def after_step(self, progress):
+        assert not torch.is_grad_enabled()
         DIARY.append(("after_step", progress, self.layer.weight.detach().clone()))
         self.teacher.lerp_(self.layer.weight, 1 - self.memory)
         self.updates += 1
@@ -494,3 +494,13 @@ def test_a_group_that_no_parameter_has_is_refused_before_anything_is_done(world,
 def test_check_wants_both_classes_whatever_the_head_compares(world):
     with pytest.raises(TrainError, match="5 normal and 0 anomalous"):
         check(config_of(), [v for v in world.train if not v.label], world.stores)
+
+
+def test_check_refuses_batches_that_a_head_cannot_use(world):
+    with pytest.raises(TrainError, match="ranking compares two classes in every batch, train.sampler=mixed"):
+        check(config_of("ranking", sampler="mixed"), world.train, world.stores[:1])
+    check(config_of("named", sampler="mixed"), world.train, world.stores[:1])
+    with pytest.raises(TrainError, match="gcn keeps labels for the segments of every video, data.resample=random"):
+        check(config_of("gcn", data={"resample": "random"}), world.train, world.stores[:1])
+    with pytest.raises(TrainError, match=r"abnormal_train_.* shows 'Planted', head.classes are Fighting, Arson; add"):
+        check(config_of("named", head={"classes": ["Fighting", "Arson"]}), world.train, world.stores[:1])

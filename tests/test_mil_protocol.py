@@ -233,7 +233,6 @@ def test_blocks_have_one_mean_each(blocks, clips, seed):
     assert found.tolist() == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.xfail(strict=True, reason="the authors' last block is filled up with zeros, which count")
 def test_the_last_block_is_filled_up_with_zeros():
     """PEL4VAD, fixed smoothing: 5 clips in blocks of 3 are (1 + 2 + 3) / 3 and (4 + 5 + 0) / 3."""
     assert protocol.smooth(np.arange(1.0, 6), 3, "blocks").tolist() == pytest.approx([2, 2, 2, 3, 3])

@@ -262,6 +262,14 @@ def test_from_the_authors_file_to_numbers_and_back(world, wsvad, tmp_path, caplo
     assert all(torch.equal(back[name], value) and back[name].dtype == value.dtype for name, value in state.items())
 
 
+def test_an_imported_run_says_that_it_wants_features(world, wsvad, tmp_path):
+    file, run = saved(tmp_path / "port.pkl", deepmil_state()), tmp_path / "run"
+    assert wsvad("checkpoint", "import", file, "--head", "deepmil", "--out", run).exit_code == 0
+    result = wsvad("eval", run, "--manifest", world.manifest)
+    assert result.exit_code == 2
+    assert "names no features, as it was imported; pass them with --features STORE" in result.stderr
+
+
 def test_a_run_with_features_of_its_own_is_evaluated_without_more_words(world, wsvad, tmp_path, caplog):
     file, run = saved(tmp_path / "port.pkl", deepmil_state()), tmp_path / "run"
     places = ["--manifest", world.manifest, "--features", world.stores[0].root]
@@ -296,7 +304,7 @@ def test_a_trained_run_goes_out_as_the_authors_load_it(world, wsvad, tmp_path):
     assert (tmp_path / "w.pkl").read_bytes() == before
 
 
-@pytest.mark.parametrize("setting", ["data.scale=standardize", "data.sqrt=true"])
+@pytest.mark.parametrize("setting", ["data.scale=standardize", "data.scale=l2", "data.sqrt=true"])
 def test_a_run_that_scales_its_features_is_not_exported(world, wsvad, tmp_path, setting):
     places = ["--manifest", world.manifest, "--features", world.stores[0].root, "--out", tmp_path / "run"]
     small = ["--set", "head.hidden=[6, 4]", "--set", "train.steps=1", "--set", setting]

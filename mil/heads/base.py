@@ -79,7 +79,11 @@ class Head(nn.Module, ABC):
     # -- of several stages: what these keep lies in buffers, so that a resumed run goes on exactly ---------------------
 
     def after_step(self, progress: Progress) -> None:  # a hook, not a duty
-        """After each update of the parameters: moving averages, teachers, counters. `progress.step` is at least 1."""
+        """After each update of the parameters, without gradients: moving averages, teachers, counters.
+
+        `progress.step` is at least 1. A buffer that grows needs a `_load_from_state_dict` that lets it
+        (mil/layers/kept.py).
+        """
 
     def refresh_due(self, progress: Progress) -> bool:
         """Whether `refresh` is to be called before the next step. Also asked before the first one."""

@@ -10,7 +10,7 @@ def fold(x: Tensor) -> Tensor:
 
 def unfold(x: Tensor, crops: int) -> Tensor:
     """(B * K, ...) -> (B, K, ...)."""
-    return x.reshape(-1, crops, *x.shape[1:])
+    return x.reshape(len(x) // crops, crops, *x.shape[1:])
 
 
 def spread(x: Tensor, crops: int) -> Tensor:
