@@ -54,11 +54,14 @@ def import_(
     )
     if as_json:
         found = {"run": str(done.run.root), "recipe": done.recipe, "parameters": done.parameters}
-        click.echo(json.dumps({**found, "unused": list(done.unused)}))
+        click.echo(json.dumps({**found, "unused": list(done.unused), "notes": list(done.notes)}))
         return
     click.echo(f"{head}: {done.parameters:,} parameters, recipe {done.recipe or 'none'}")
     if done.unused:
-        click.echo(f"published but never used, kept for the way back: {', '.join(done.unused)}")
+        shown = ", ".join(done.unused[:20]) + (f" and {len(done.unused) - 20} more" if len(done.unused) > 20 else "")
+        click.echo(f"published but never used, kept for the way back: {shown}")
+    for note in done.notes:
+        click.echo(note, err=True)
     click.echo(f"wrote {done.run.root}; now: wsvad eval {done.run.root} --manifest FILE --features STORE")
 
 

@@ -114,9 +114,9 @@ def ls(kind: str, as_json: bool, plugins: tuple[Path, ...]) -> None:
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
         paper = f"  [{row['paper']}]" if row.get("paper") else ""
-        trained = (
-            f"  {' + '.join(row['modalities'])}; {', '.join(row['recipes']) or 'no recipe'}" if kind == "heads" else ""
-        )
+        trained = ""
+        if kind == "heads":
+            trained = f"  {' + '.join(row['modalities'])}; {', '.join(row['recipes']) or 'no recipe'}"
         click.echo(f"{row['name']:<{width}}  {row['about']}{paper}{trained}")
 
 
@@ -394,7 +394,7 @@ def describe(numbers: dict[str, Any]) -> str:
         f"protocol '{numbers['protocol']}', crops: {numbers['crops']}, smoothing over {numbers['smooth_clips']} clips",
         f"selected by: {numbers['selected_by']}",
         f"recipe {numbers['recipe']}, head {numbers['head']}, seed {numbers['seed']}, "
-        f"features {', '.join(numbers['features'])}",
+        f"features {', '.join(numbers['features']) or 'of an unknown recipe'}",
     ]
     for kind, values in numbers["classes"].items() if len(numbers["classes"]) > 1 else ():
         shown = {k: "-" if v is None else f"{v:.4f}" for k, v in values.items()}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from data.grid import ClipGrid
 from data.registry import UnknownNameError, suggest
 from data.types import Event, FrameScores, Video, label_frames
+from mil.resample import repeat
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Protocol:
         last: added to an annotated end, which is otherwise the first frame behind the event.
         stretch: scores are spread by the ratio of frames to clips instead of to the frames that each clip shows.
         shots: the video is scored in so many pooled segments instead of clip by clip.
+        parts: the same with other bounds: equal parts, the last clip repeated until they are (`mil.resample.repeat`).
     """
 
     name: str
@@ -37,6 +39,7 @@ class Protocol:
     last: int = 0
     stretch: bool = False
     shots: int | None = None
+    parts: int | None = None
 
     def events(self, video: Video, num_frames: int) -> tuple[Event, ...]:
         """The annotated events as this protocol reads them, cut at the last frame that counts."""
@@ -52,14 +55,15 @@ class Protocol:
 
         Raises ValueError for parts of a video that somebody has pooled, but into another number.
         """
-        if self.shots is None or (grid.tail == "equal" and len(grid) == self.shots):
+        count = self.shots or self.parts
+        if count is None or (grid.tail == "equal" and len(grid) == count):
             return x
         if grid.tail == "equal":
             raise ValueError(
-                f"protocol '{self.name}' pools clips into {self.shots} segments, but these features are {len(grid)} "
+                f"protocol '{self.name}' pools clips into {count} segments, but these features are {len(grid)} "
                 "equal parts of a video already; use --protocol frames or snippets"
             )
-        return pool_shots(x, self.shots)
+        return pool_shots(x, count) if self.shots else repeat(x, count)
 
     def frame_scores(self, video: Video, scores: NDArray[np.float64], grid: ClipGrid) -> FrameScores:
         """Scores (N,) of a video's clips, or (shots,), -> frame scores and labels (F,)."""
@@ -112,9 +116,16 @@ _ALL = (
     ),
     Protocol(
         "ratio",
-        "every frame counts, clip scores stretched over them by ratio, labels [s - 1, e): WSAL, GCN",
+        "every frame counts, clip scores stretched over them by ratio, labels [s - 1, e): GCN",
         first=-1,
         stretch=True,
+    ),
+    Protocol(
+        "ratio32",
+        "every frame counts; the video is scored as 32 equal parts, stretched by ratio, labels [s - 1, e): WSAL",
+        first=-1,
+        stretch=True,
+        parts=32,
     ),
     Protocol(
         "shots32",

@@ -25,6 +25,8 @@ class Published:
         unused: {their name: shape} of tensors that their module has and never uses.
         optional: their names that may be wanting, as BatchNorm's counter in old files.
         extra: names of ours that no file of theirs holds (class codes, counters); they keep their own values.
+        beside: {name of ours: option of the head} of what the authors keep in a .npy file that this option names.
+        notes: what is to be said when a file is imported: what scores mean nothing without, whose names these are too.
         source: where the format was seen.
     """
 
@@ -32,6 +34,8 @@ class Published:
     unused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
     extra: frozenset[str] = frozenset()
+    beside: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     source: str = ""
 
 

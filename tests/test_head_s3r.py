@@ -39,7 +39,7 @@ def reference(head, bag, groups=(8, 8)):
     def linear(name, x):
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
-    keys, values = (linear(f"{attention}.{n}_embedding", state["dictionary"]) for n in ("cache", "value"))
+    keys, values = (linear(f"{attention}.{n}_embedding", head.dictionary.value.numpy()) for n in ("cache", "value"))
     for video in sequences(bag):
         own, double = [], []
         for x in video:
@@ -163,17 +163,26 @@ def test_what_is_kept_takes_the_shape_of_what_is_loaded():
         other.load_state_dict({})
 
 
-def test_a_dictionary_in_the_authors_file_is_taken_and_given_back(tmp_path):
+def test_the_authors_dictionary_is_read_from_its_own_file(tmp_path):
     head, bag = setup()
     theirs = give_back(head, head.published(), {})
-    assert theirs["dictionary"].shape == (7, 16)
+    assert not [n for n in theirs if "dictionary" in n]  # their strict loading would refuse it
+    assert head.published().beside == {"dictionary.value": "dictionary"}
+    np.save(tmp_path / "rows.npy", head.dictionary.value.numpy())
     dims, options = S3RHead.infer({n: tuple(v.shape) for n, v in theirs.items()})
-    assert (dims, options.pop("rows")) == ({"rgb": 16}, 7)
+    assert dims == {"rgb": 16}
     assert options == {k: list(v) if k == "hidden" else v for k, v in SMALL.items()}
-    same = S3RHead(16, rows=7, **options).double().eval()
+    same = S3RHead(16, dictionary=str(tmp_path / "rows.npy"), **options).double().eval()
     take_in(same, same.published(), theirs)
-    assert torch.equal(same(bag).scores, head(bag).scores)
+    # through float32, as the head keeps it
+    assert (same(bag).scores - head(bag).scores).abs().max() < 1e-6
     assert not same.refresh_due(Progress(0, 1, 1))
+    for content, words in ((np.zeros((3, 5)), r"holds \(3, 5\)"), (np.full((3, 16), np.nan), "finite numbers")):
+        np.save(tmp_path / "rows.npy", content)
+        with pytest.raises(ValueError, match=words):
+            S3RHead(16, dictionary=str(tmp_path / "rows.npy"), **options)
+    with pytest.raises(ValueError, match=r"cannot be read as a dictionary.*--set head.dictionary=FILE.npy"):
+        S3RHead(16, dictionary=str(tmp_path / "none.npy"), **options)
 
 
 def test_scores_without_a_dictionary_are_warned_of_once(caplog):
@@ -185,9 +194,9 @@ def test_scores_without_a_dictionary_are_warned_of_once(caplog):
         head.eval()(bag)
         head(bag)
     assert [r.message for r in caplog.records] == [
-        "s3r scores without a dictionary: train it, or import weights whose file holds one"
+        "s3r scores without a dictionary: train it, or import weights with --set head.dictionary=FILE.npy"
     ]
-    assert "dictionary" not in head.published().names
+    assert "--set head.dictionary=FILE.npy" in head.published().notes[0]
 
 
 def test_size_and_names_of_the_published_net():

@@ -497,10 +497,10 @@ def test_check_wants_both_classes_whatever_the_head_compares(world):
 
 
 def test_check_refuses_batches_that_a_head_cannot_use(world):
-    with pytest.raises(TrainError, match="ranking compares two classes in every batch, train.sampler=mixed"):
+    with pytest.raises(TrainError, match=r"ranking compares two classes in every batch, train.sampler=mixed"):
         check(config_of("ranking", sampler="mixed"), world.train, world.stores[:1])
     check(config_of("named", sampler="mixed"), world.train, world.stores[:1])
-    with pytest.raises(TrainError, match="gcn keeps labels for the segments of every video, data.resample=random"):
+    with pytest.raises(TrainError, match=r"gcn keeps labels for the segments of every video, data.resample=random"):
         check(config_of("gcn", data={"resample": "random"}), world.train, world.stores[:1])
     with pytest.raises(TrainError, match=r"abnormal_train_.* shows 'Planted', head.classes are Fighting, Arson; add"):
         check(config_of("named", head={"classes": ["Fighting", "Arson"]}), world.train, world.stores[:1])

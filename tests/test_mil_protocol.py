@@ -371,3 +371,22 @@ def test_no_official_event_begins_behind_its_features():
         by_hand = spans_by_hand(dataset)
         for name, clips in snippet_counts(dataset).items():
             assert all(s < 16 * clips for s, _ in by_hand.get(joined(name), [])), name
+
+
+def test_ratio32_pools_a_video_into_32_parts_and_stretches_them():
+    """WSAL: 41 clips become 64 by repeating the last, in 32 pairs; part i stands on round(i r) to round((i + 1) r)."""
+    rule = protocol.get("ratio32")
+    grid = ClipGrid(650, 16, 16, "repeat")
+    x = np.random.default_rng(0).standard_normal((2, len(grid), 3)).astype(np.float32)
+    parts = rule.pool(x, grid)
+    rows = [min(i, len(grid) - 1) for i in range(64)]
+    expected = np.stack([(x[:, rows[2 * i]].astype(np.float64) + x[:, rows[2 * i + 1]]) / 2 for i in range(32)], axis=1)
+    assert np.abs(parts - expected).max() < 1e-6
+    video = Video("v", "", "test", 1, num_frames=650, events=(Event(100, 200, "a"),))
+    found = rule.frame_scores(video, np.arange(32.0), grid)
+    ratio = 650 / 32
+    for i in range(32):
+        assert (found.scores[round(i * ratio) : round((i + 1) * ratio)] == i).all()
+    assert (np.flatnonzero(found.labels)[0], found.labels.sum()) == (99, 101)
+    with pytest.raises(ValueError, match="pools clips into 32 segments, but these features are 40 equal parts"):
+        rule.pool(x[:, :40], ClipGrid(650, 16, 16, "equal", count=40))

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from data.store import FeatureStore
+from data.types import FeatureSpec
 from mil import checkpoint
 from mil.cli import main
 from mil.evaluate import read_scores
@@ -21,7 +24,7 @@ from mil.heads.ranking import RankingHead
 from mil.imported import import_checkpoint
 from mil.published import Published, PublishedError, give_back, take_in, unwrapped
 from mil.rundir import RunDir, RunError
-from tests.mil_helpers import DIM, make_world
+from tests.mil_helpers import DIM, make_world, random_bag
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +277,13 @@ def test_a_run_with_features_of_its_own_is_evaluated_without_more_words(world, w
     file, run = saved(tmp_path / "port.pkl", deepmil_state()), tmp_path / "run"
     places = ["--manifest", world.manifest, "--features", world.stores[0].root]
     result = wsvad("checkpoint", "import", file, "--head", "deepmil", "--out", run, *places, "--json")
-    assert json.loads(result.stdout) == {"run": str(run), "recipe": "deepmil", "parameters": 87, "unused": []}
+    assert json.loads(result.stdout) == {
+        "run": str(run),
+        "recipe": "deepmil",
+        "parameters": 87,
+        "unused": [],
+        "notes": [],
+    }
     assert RunDir(run).status == {"state": "done", "step": 0, "selected_by": "the authors of port.pkl"}
     with caplog.at_level(logging.WARNING):
         numbers = json.loads(wsvad("eval", run, "--json").stdout)
@@ -458,9 +467,12 @@ def test_dims_and_stores_must_give_what_the_head_was_trained_on(world, wsvad, tm
     both = [part for s in other.stores for part in ("--features", s.root)]
     refused(wsvad(*call, "--out", tmp_path / "a", *both), "trained on features of size 8", "{'rgb': 8, 'audio': 3}")
     assert not (tmp_path / "a").exists()
-    # the shapes say 11 features; how they are split, the stores or --dims
+    # the shapes say 11 features; how they are split, --dims
     eleven = saved(tmp_path / "eleven.pth", deepmil_state(dim=11))
-    for out, how in {"b": both, "c": ["--dims", "rgb=8,audio=3"]}.items():
+    refused(
+        wsvad("checkpoint", "import", eleven, "--head", "deepmil", "--out", tmp_path / "a", *both), "in which order"
+    )
+    for out, how in {"b": [*both, "--dims", "rgb=8,audio=3"], "c": ["--dims", "rgb=8,audio=3"]}.items():
         result = wsvad("checkpoint", "import", eleven, "--head", "deepmil", "--out", tmp_path / out, *how)
         assert result.exit_code == 0, result.stderr
         assert checkpoint.load(RunDir(tmp_path / out).checkpoint).model.dims == {"rgb": 8, "audio": 3}
@@ -594,3 +606,83 @@ def test_unused_tensors_wait_in_the_run_and_go_back_as_they_came(more_heads, wsv
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[n].view(torch.int32), v.view(torch.int32)) for n, v in state.items())
+
+
+# -- what shapes do not tell ------------------------------------------------------------------------------------------
+
+
+def published_file(path, head, options, dims, seed=0):
+    """A file of the authors of `head`, filled with random numbers; returns its tensors too."""
+    torch.manual_seed(seed)
+    kind = heads.get(head)
+    module = kind(*kind.sizes(dims), **options)
+    form, own = module.published(), module.state_dict()
+    state = {n: 0.3 * torch.randn(own[ours].shape) for n, ours in form.names.items() if own[ours].is_floating_point()}
+    state |= {n: v.abs() for n, v in state.items() if n.endswith("running_var")}
+    state |= {n: own[ours] for n, ours in form.names.items() if n not in state}
+    state |= {n: torch.randn(shape) for n, shape in form.unused.items()}
+    return saved(path, state), state
+
+
+def test_recipes_that_fit_alike_and_score_differently_must_be_told_apart(wsvad, tmp_path):
+    """PEL4VAD's window and norm leave no trace in its tensors, and differ between ShanghaiTech and XD-Violence."""
+    file, _ = published_file(tmp_path / "xd.pkl", "pel4vad", {"kernel": 3}, {"rgb": 1024})
+    call = ["checkpoint", "import", file, "--head", "pel4vad", "--out", tmp_path / "run"]
+    refused(wsvad(*call), "fit several recipes, which do not score alike: pel4vad_sh, pel4vad_xd", "--recipe")
+    assert wsvad(*call, "--recipe", "pel4vad_xd").exit_code == 0
+    head = RunDir(tmp_path / "run").config.head
+    assert (head.options["norm"], head.options["kernel"]) == (False, 3)
+
+
+def test_recipes_that_score_alike_are_named(wsvad, tmp_path):
+    file, _ = published_file(tmp_path / "r.pkl", "rtfm", {"width": 4, "hidden": [6, 4]}, {"rgb": 16})
+    result = wsvad("checkpoint", "import", file, "--head", "rtfm", "--out", tmp_path / "run", "--json")
+    assert json.loads(result.stdout)["notes"] == ["also fits: rtfm_ucf, rtfm_xd; --recipe chooses"]
+
+
+def test_columns_keep_the_order_of_the_authors_whatever_the_order_of_the_stores(wsvad, tmp_path):
+    """HL-Net's 1152 columns are sight, then sound: stores in another order must not swap them."""
+    file, _ = published_file(tmp_path / "h.pkl", "hlnet", {}, {"rgb": 1024, "audio": 128})
+    call = ["checkpoint", "import", file, "--head", "hlnet"]
+    bag = random_bag([5, 3], [0, 1], dims={"rgb": 1024, "audio": 128})
+    found = []
+    for number, dims in enumerate((None, "audio=128,rgb=1024", "rgb=1024,audio=128")):
+        run = tmp_path / f"run{number}"
+        assert wsvad(*call, "--out", run, *(["--dims", dims] if dims else [])).exit_code == 0
+        found.append(checkpoint.load(RunDir(run).checkpoint).model(bag).scores)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    backwards = replace(bag, features=dict(reversed(bag.features.items())))
+    assert torch.equal(checkpoint.load(RunDir(tmp_path / "run0").checkpoint).model(backwards).scores, found[0])
+    stores = []
+    for modality, dim in (("flow", 1024), ("audio", 128)):
+        FeatureStore(tmp_path / modality, FeatureSpec("other", dim, modality=modality))
+        stores += ["--features", tmp_path / modality]
+    result = wsvad(*call, "--out", tmp_path / "no", *stores)
+    refused(result, "in which order its 1152 columns hold flow, audio", "--dims")
+
+
+def test_parameters_of_ours_alone_are_not_counted(wsvad, tmp_path):
+    """MACIL-SD's student has 247,425; the teacher lies in another file."""
+    file, _ = published_file(tmp_path / "m.pkl", "macil_sd", {}, {"rgb": 1024, "audio": 128})
+    result = wsvad("checkpoint", "import", file, "--head", "macil_sd", "--out", tmp_path / "run", "--json")
+    assert json.loads(result.stdout)["parameters"] == 247_425
+
+
+def test_a_dictionary_goes_in_and_out_beside_the_weights(wsvad, tmp_path):
+    options = {"width": 8, "hidden": [6, 4], "key": 3, "gate": 4}
+    file, state = published_file(tmp_path / "s.pkl", "s3r", options, {"rgb": 16})
+    np.save(tmp_path / "rows.npy", np.arange(48, dtype=np.float32).reshape(3, 16))
+    call = ["checkpoint", "import", file, "--head", "s3r", "--recipe", "s3r_ucf", "--out"]
+    assert "--set head.dictionary=FILE.npy" in wsvad(*call, tmp_path / "without").stderr
+    result = wsvad(*call, tmp_path / "with", "--set", f"head.dictionary={tmp_path / 'rows.npy'}")
+    assert (result.exit_code, "head.dictionary" in result.stderr) == (0, False)
+    assert wsvad("checkpoint", "export", tmp_path / "with", "--out", tmp_path / "back.pkl").exit_code == 0
+    assert torch.load(tmp_path / "back.pkl", weights_only=True).keys() == state.keys()
+    assert np.array_equal(np.load(tmp_path / "back.dictionary.npy"), np.load(tmp_path / "rows.npy"))
+
+
+def test_a_best_number_beside_the_weights_does_no_harm(wsvad, tmp_path):
+    torch.save({"model_state_dict": deepmil_state(), "ap": np.float64(0.84), "n": np.int64(3)}, tmp_path / "c.pth")
+    out = tmp_path / "run"
+    assert wsvad("checkpoint", "import", tmp_path / "c.pth", "--head", "deepmil", "--out", out).exit_code == 0

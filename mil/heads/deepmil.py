@@ -9,6 +9,7 @@ from mil.heads.base import HeadOutput, heads
 from mil.heads.ranking import RankingHead
 from mil.layers.crops import crop_mean
 from mil.losses import both_classes, hinge, smoothness, sparsity, topk_mean
+from mil.published import Published
 
 
 @heads.register("deepmil")
@@ -59,3 +60,7 @@ class DeepMILHead(RankingHead):
             "smooth": self.smooth * smoothness(out.scores, bag.mask)[high].mean(),
             "sparse": self.sparse * sparsity(out.scores, bag.mask)[high].mean(),
         }
+
+    def published(self) -> Published:
+        """The port's state dict."""
+        return Published(super().published().names, source="https://github.com/Roc-Ng/DeepMIL")

@@ -84,7 +84,8 @@ class RankingHead(Head):
 
     def published(self) -> Published:
         """The authors' Keras weights have no names in torch; these are those of the I3D port."""
-        return Published({f"{n}.{p}": f"{n}.{p}" for n in ("fc1", "fc2", "fc3") for p in ("weight", "bias")})
+        names = {f"{n}.{p}": f"{n}.{p}" for n in ("fc1", "fc2", "fc3") for p in ("weight", "bias")}
+        return Published(names, notes=("Sultani's net has no ReLU behind fc2, the I3D port has: --head deepmil",))
 
     @classmethod
     def infer(cls, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, int], dict[str, Any]]:

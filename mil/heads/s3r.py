@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from mil.published import Published
 
 log = logging.getLogger(__name__)
 
+_SET = "head.dictionary=FILE.npy"
 _BEFORE = 32  # rows of the dictionary that stands there until one is learnt
 
 
@@ -35,13 +37,13 @@ class S3RHead(Head):
     double of an anomalous video too has the target "normal", and two projections of their model are never used. What
     RTFM's code has otherwise than its paper is kept too, see `rtfm`.
 
-    The authors keep the dictionary in a .npy file beside their weights. An imported file may hold it as a further
-    tensor `dictionary` (rows, D); without it scores mean nothing, and a warning is logged.
+    The authors keep the dictionary in a .npy file beside their weights; `dictionary` takes it. Imported weights without
+    it score nothing that means anything, and a warning is logged.
 
     Args:
         dim: feature size D (2048).
         atoms: rows of the dictionary, as a share of the normal training videos (UCF-Crime 0.5, ShanghaiTech 0.9).
-        rows: of the dictionary that comes with imported weights; 0: it is learnt.
+        dictionary: a .npy file (rows, D); none: it is learnt.
         width: channels of each of the four branches; none: D // 4.
         hidden: widths of both scorers' two hidden layers.
         key: size of queries and keys of the attention over the dictionary.
@@ -55,13 +57,14 @@ class S3RHead(Head):
     """
 
     paper = "Wu et al., ECCV 2022"
+    reads = ("dictionary",)
 
     def __init__(
         self,
         dim: int,
         *,
         atoms: float = 0.5,
-        rows: int = 0,
+        dictionary: str | None = None,
         width: int | None = None,
         hidden: Sequence[int] = (512, 128),
         key: int = 512,
@@ -86,20 +89,19 @@ class S3RHead(Head):
         self.drop = nn.Dropout(dropout)
         self.video_score, self.macro_score = (scorer(dim, hidden, dropout) for _ in range(2))
         self.apply(xavier)
-        # of three dimensions while unknown: of no dictionary's shape, so that an average of weights never mixes the two
-        before = torch.randn(
-            (rows or 1, *((_BEFORE,) if not rows else ()), dim),
-            generator=torch.Generator().manual_seed(0),
-            device="cpu",
-        )
-        self.dictionary = Kept(before)
+        if dictionary is not None:
+            rows = _read(dictionary, dim)
+        else:
+            # of three dimensions while unknown: of no dictionary's shape, so that an average of weights never mixes two
+            rows = torch.randn((1, _BEFORE, dim), generator=torch.Generator().manual_seed(0), device="cpu")
+        self.dictionary = Kept(rows)
 
     def forward(self, bag: Bag) -> HeadOutput:
         """x (B, K, T, D) -> scores (B, T) in [0, 1]; aux: features (B, K, T, D) and the doubles' scores (B,)."""
         crops, mask = bag.crops, spread(bag.mask, bag.crops)
         if not (self.training or self.known or self.warned):
             self.warned = True
-            log.warning("s3r scores without a dictionary: train it, or import weights whose file holds one")
+            log.warning("s3r scores without a dictionary: train it, or import weights with --set %s", _SET)
         x = fold(bag.x)
         a, b = self.drop(self.video(x, mask)), self.drop(self.macro(self.normal(x, mask), mask))
         gate = self.gate(_mean(a, mask) - _mean(b, mask)).sigmoid()[:, None]
@@ -145,7 +147,7 @@ class S3RHead(Head):
         return exceptions(self.objective.as_published)
 
     def published(self) -> Published:
-        """The authors' model, with a `dictionary` where one is known."""
+        """The authors' model; the dictionary lies in a file of its own."""
         names: dict[str, str] = {}
         for part in ("video", "macro"):
             names |= published_names(f"{part}_embedding.0", part, groups=True)
@@ -154,35 +156,31 @@ class S3RHead(Head):
         pairs += [(f"video_classifier.{i}", f"video_score.{i}") for i in (0, 3, 6)]
         pairs += [(f"macro_classifier.mlp.{i}", f"macro_score.{i}") for i in (0, 3, 6)]
         names |= {f"{a}.{p}": f"{b}.{p}" for a, b in pairs for p in ("weight", "bias")}
-        if self.known:
-            names["dictionary"] = "dictionary.value"
         dim = self.value.out_features
         unused: dict[str, tuple[int, ...]] = {}
         for part in ("video", "macro"):
             unused |= {f"{part}_projection.0.weight": (dim, dim, 3)}
             unused |= {f"{part}_projection.{n}": (dim,) for n in ("0.bias", "1.weight", "1.bias")}
-        counters = {n for n in names if n.endswith("num_batches_tracked")}
         return Published(
             names,
             unused,
-            frozenset(counters | {"dictionary"}),
-            frozenset() if self.known else frozenset({"dictionary.value"}),
+            optional=frozenset(n for n in names if n.endswith("num_batches_tracked")),
+            extra=frozenset({"dictionary.value"}),
+            beside={"dictionary.value": "dictionary"} if self.known else {},
+            notes=() if self.known else (f"it needs its dictionary, a file of its own: --set {_SET}",),
             source="https://github.com/louisYen/S3R",
         )
 
     @classmethod
     def infer(cls, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, int], dict[str, Any]]:
-        """Feature size, widths, and the rows of a dictionary in the file."""
+        """Feature size and widths."""
         width, dim, _ = shapes["video_embedding.0.conv_1.0.weight"]
-        options: dict[str, Any] = {
+        return {"rgb": dim}, {
             "width": width,
             "hidden": [shapes["video_classifier.0.weight"][0], shapes["video_classifier.3.weight"][0]],
             "key": shapes["en_normal.en_normal_module.query_embedding.weight"][0],
             "gate": shapes["de_normal.channel_attention.channel_gate.mlp.1.weight"][0],
         }
-        if "dictionary" in shapes:
-            options["rows"] = shapes["dictionary"][0]
-        return {"rgb": dim}, options
 
 
 _ATTENTION = {"query": "query", "cache": "key", "value": "value"}
@@ -191,3 +189,16 @@ _ATTENTION = {"query": "query", "cache": "key", "value": "value"}
 def _mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over the segments that are there; (N, T, D), (N, T) bool -> (N, D)."""
     return (x * mask[..., None]).sum(1) / mask.sum(1).clamp(min=1)[:, None]
+
+
+def _read(path: str, dim: int) -> Tensor:
+    """The rows of a dictionary, (rows, D) float32. Raises ValueError."""
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a dictionary: {error}; --set {_SET}, an array (rows, {dim})"
+        ) from error
+    if rows.ndim != 2 or rows.shape[1] != dim or not np.isfinite(rows).all():
+        raise ValueError(f"{path} holds {rows.shape}, finite numbers (rows, {dim}) were wanted")
+    return torch.from_numpy(rows.astype(np.float32))

@@ -89,7 +89,7 @@ class VadCLIPHead(Head):
             raise ValueError(f"head.classes names the anomalous classes alone, '{NORMAL}' comes before them by itself")
         self.length, self.window, self.temperature, self.threshold = length, window, temperature, threshold
         self.apart, self.score, self.classes = apart, score, tuple(classes)
-        self.as_published = as_published
+        self.as_published, self.made_up = as_published, prompts is None
         self.register_buffer("text", prompt_table((NORMAL, *self.classes), prompts, width))
         self.project = nn.Linear(dim, width) if dim != width else None
         self.positions = nn.Parameter(0.01 * torch.randn(length, width))
@@ -203,7 +203,9 @@ class VadCLIPHead(Head):
         if width == 512:  # there is no CLIP ViT-B/16 of another width
             unused |= clip_shapes()
         own = {"text"} | ({"project.weight", "project.bias"} if self.project is not None else set())
-        return Published(names, unused, extra=frozenset(own), source="https://github.com/nwpu-zxr/VadCLIP")
+        need = "fine scores compare with the classes' texts: --set head.classes=[NAME,...] --set head.prompts=FILE.npz"
+        notes = (need,) if self.score == "fine" and self.made_up else ()
+        return Published(names, unused, extra=frozenset(own), notes=notes, source="https://github.com/nwpu-zxr/VadCLIP")
 
     @classmethod
     def infer(cls, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, int], dict[str, Any]]:
