@@ -17,7 +17,7 @@ from tests.helpers import numbered_frames
 
 NAMES = backbones.names()
 NETS = [name for name in NAMES if issubclass(backbones.get(name), Net)]
-LARGE = 60  # GMAC: beyond it, a second clip tells no more than it costs
+LARGE = 20  # GMAC: beyond it, a second clip and a second instance tell no more than they cost
 SHORTER = {"i3d_vf": 16, "i3d_vf_flow": 16, "swin3d_b": 8, "swin3d_s": 8, "swin3d_t": 8}  # frames, for the same reason
 
 
@@ -96,6 +96,8 @@ def test_it_sees_the_video(net, clips, features):
 
 def test_another_one_alone_in_its_batch_gives_the_same_to_the_bit(name, net, clips, features):
     """Features depend on the clip alone: not on the batch, not on what came before, not on the instance."""
+    if net.gmac > LARGE:
+        pytest.skip("the path is the same for all nets")
     kept = features.copy()
     again = create(name, **options_for(name))
     np.testing.assert_array_equal(again.submit([clips[-1]], [25.0])()[0], features[-1])

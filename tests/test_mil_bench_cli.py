@@ -66,12 +66,12 @@ NET = ("--backbone", "x3d_xs", "--weights", "random", "--option", "fps=none", "-
 
 
 def test_a_net_beside_the_peak_of_its_precision(call):
-    found = figures(call(*NET, "--crops", "5", "--precision", "bfloat16", "--json"))
+    found = figures(call(*NET, "--crops", "1", "--precision", "bfloat16", "--json"))
     check_shares(found)
-    # 0.84 GMAC for a crop of 4 x 182 x 182, two operations each, five crops; stride 48: frames 0 and 48
-    assert found["gflop_per_clip"] == pytest.approx(0.84 * 2 * 5)
+    # 0.84 GMAC for a crop of 4 x 182 x 182, two operations each; stride 48: frames 0 and 48
+    assert found["gflop_per_clip"] == pytest.approx(0.84 * 2)
     assert found["share_of_peak"] == pytest.approx(found["forward_gflops"] / found["matmul_gflops"])
-    assert (found["crops"], found["clips"], found["precision"]) == (5, 2, "bfloat16")
+    assert (found["crops"], found["clips"], found["precision"]) == (1, 2, "bfloat16")
 
 
 def test_arithmetic_of_other_clips_is_not_guessed(call):

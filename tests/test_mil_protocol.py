@@ -15,7 +15,7 @@ from data.types import Event, Video
 from mil import protocol
 from tests.helpers import shared
 
-BY_TRUE_LENGTH = ("frames", "ratio", "shots32")
+BY_TRUE_LENGTH = ("frames", "ratio", "ratio32", "shots32")
 
 
 def video_of(spans, name="v", num_frames=None):
