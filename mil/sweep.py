@@ -24,6 +24,8 @@ from mil.rundir import RunDir
 
 log = logging.getLogger(__name__)
 
+_PATIENCE_S = 60.0  # with a run that was interrupted, until it is stopped
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -144,6 +146,10 @@ def run_sweep(
                 free.append(slot)
                 ended[run.name] = _result(run, process.exitcode)
                 say(f"{len(ended)} of {len(planned)}: {_line(ended[run.name])}")
+    except KeyboardInterrupt:
+        for process, _, _ in busy.values():
+            process.join(_PATIENCE_S)  # each saves the state of its run
+        raise
     finally:
         for process, _, _ in busy.values():
             process.terminate()
