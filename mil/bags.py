@@ -16,6 +16,8 @@ from data.store import FeatureStore
 from data.types import Video
 from mil.resample import RESAMPLE, Array, random_rows
 
+ANOMALY = "anomaly"  # the class of an anomalous video that names none
+
 
 @dataclass(frozen=True)
 class Bag:
@@ -123,7 +125,7 @@ class BagDataset:
         self.videos = tuple(videos)
         self.labels = np.array([v.label for v in videos])
         self.count, self.random = count, resample == "random"
-        named = [v.classes or (("anomaly",) if v.label else ()) for v in videos]
+        named = [v.classes or ((ANOMALY,) if v.label else ()) for v in videos]
         self.classes = np.array([[float(c in own) for c in classes] for own in named], np.float32)
         self.items: list[dict[str, Array]] = []
         for video in videos:

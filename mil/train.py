@@ -21,7 +21,7 @@ from data.files import aside
 from data.store import FeatureStore
 from data.types import Video
 from mil import checkpoint
-from mil.bags import Bag, BagDataset, collate, read_features
+from mil.bags import ANOMALY, Bag, BagDataset, collate, read_features
 from mil.config import Config, HeadConfig
 from mil.heads import Progress, heads
 from mil.model import Model
@@ -32,7 +32,6 @@ from mil.samplers import balanced_batch, mixed_batch, passes_batch, per_epoch
 log = logging.getLogger(__name__)
 
 
-ANOMALY = "anomaly"  # the class of an anomalous video that names none
 _AT_ONCE = 8192  # crops times clips that are scored in one pass
 _DIVERGED = "lower train.optimizer.lr, or set train.clip_norm"
 
