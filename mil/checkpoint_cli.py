@@ -82,6 +82,8 @@ def export(run: Path, out: Path, as_json: bool, plugins: tuple[Path, ...]) -> No
         click.echo(json.dumps({"out": str(out), "tensors": len(state), "numbers": count}))
     else:
         click.echo(f"wrote {out}: {len(state)} tensors, {count:,} numbers")
+        for path in sorted(out.parent.glob(f"{out.stem}.*.npy")):
+            click.echo(f"wrote {path}, which the authors keep apart")
 
 
 def _dims(text: str) -> dict[str, int]:

@@ -94,6 +94,8 @@ def compare(
     if metric not in DRAWN:
         raise CompareError(f"runs are ranked by one of {', '.join(DRAWN)}, got '{metric}'")
     found = [(root, _evaluation(root, split)) for root in _runs(roots)]
+    if not found:
+        raise CompareError(f"no runs below {', '.join(map(str, roots))}; wsvad sweep makes some")
     evaluated = [(root, path) for root, path in found if path is not None]
     if not evaluated:
         raise CompareError(

@@ -88,7 +88,10 @@ class Model(nn.Module):
         features = {}
         for name, x in bag.features.items():
             if name not in self.dims or x.shape[-1] != self.dims[name]:
-                raise ValueError(f"the head was made for {self.dims}, got {name} features of size {x.shape[-1]}")
+                raise ValueError(
+                    f"the head was made for {self.dims}, got {name} features of size {x.shape[-1]}; an "
+                    "imported head learns the names of its modalities from --dims, e.g. --dims flow=1024"
+                )
             x = self.scalers[name](x)
             if self.noise and self.training:
                 x = x + self.noise * torch.randn_like(x)

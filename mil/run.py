@@ -32,7 +32,11 @@ def start_run(
     """Checks everything, makes the run's folder, trains. Returns the run and what `fit` returns."""
     config = configs.load(recipe, overrides, seed=seed)
     videos = manifest.read(manifest_path)
-    stores = chosen(config, open_stores(feature_roots))
+    given = open_stores(feature_roots)
+    stores = chosen(config, given)
+    for store in given:
+        if store not in stores:
+            log.info("%s: %s features are not used (data.modalities)", store.root, store.spec.modality)
     wanted = [v for v in videos if v.split == "train"]
     train = load_videos(wanted, stores, allow_missing=allow_missing)
     check(config, train, stores)
@@ -66,7 +70,4 @@ def chosen(config: Config, stores: Sequence[FeatureStore]) -> list[FeatureStore]
     if not named:
         return list(stores)
     kept = {name for part in named for name in members(part, [s.spec.modality for s in stores], config.recipe)}
-    for store in stores:
-        if store.spec.modality not in kept:
-            log.info("%s: %s features are not used (data.modalities)", store.root, store.spec.modality)
     return [s for s in stores if s.spec.modality in kept]

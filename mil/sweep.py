@@ -80,7 +80,8 @@ def plan(
         allow_missing: go on without the videos that have no features.
 
     Raises:
-        ConfigError: a recipe or a value that cannot be used, before anything runs.
+        ConfigError: a recipe or a value that cannot be used.
+        ValueError: a store that is not there, or features that a recipe wants and nobody gave.
     """
     axes = []
     for text in grid:
@@ -88,11 +89,15 @@ def plan(
         if not equals or not choices:
             raise ConfigError(f"--grid takes key=value,value,..., e.g. train.optimizer.lr=1e-3,1e-4, got '{text}'")
         axes.append([f"{key}={value}" for value in choices.split(",")])
+    from mil.run import chosen
+    from mil.train import open_stores
+
+    stores = open_stores(features)
     planned = []
     for seed in seeds:
         for recipe in recipes:
             for point in itertools.product(*axes):
-                configs.load(recipe, [*overrides, *point], seed=seed)
+                chosen(configs.load(recipe, [*overrides, *point], seed=seed), stores)
                 stem = recipe.removesuffix(".yaml").removesuffix(".yml").rsplit("/", 1)[-1]
                 name = "-".join([stem, *(p.replace("/", "_") for p in point), f"s{seed}"])
                 own = (*overrides, *point)

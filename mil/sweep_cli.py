@@ -74,9 +74,13 @@ def sweep(
 @click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True)
 @click.option("--bootstrap", type=click.IntRange(2), default=1000, show_default=True, help="Draws of videos and seeds.")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "latex", "json"]), default="text")
-def compare(runs: tuple[Path, ...], metric: str, split: str, bootstrap: int, form: str) -> None:
+@plugins_option
+def compare(
+    runs: tuple[Path, ...], metric: str, split: str, bootstrap: int, form: str, plugins: tuple[Path, ...]
+) -> None:
     """Evaluated RUNS, or folders of them, as one table: seeds, intervals, and which differences are noise."""
     from mil.compare import compare as compare_runs
     from mil.compare_table import render
 
+    load_plugins(plugins)
     click.echo(render(compare_runs(runs, metric=metric, split=split, resamples=bootstrap), form))

@@ -126,6 +126,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         compare([one, fake_run(tmp_path / "c", "c", 0, 1.0, frames=31)])
     with pytest.raises(CompareError, match="two runs of 'a' have the seed 0"):
         compare([one, fake_run(tmp_path / "d", "a", 0, 1.0)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CompareError, match=r"no runs below .*empty"):
+        compare([tmp_path / "empty"])
     with pytest.raises(CompareError, match="no run and no folder of runs at"):
         compare([tmp_path / "nothing"])
     with pytest.raises(CompareError, match=r"none of 1 runs below .* is evaluated on the train split"):

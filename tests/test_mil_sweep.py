@@ -64,6 +64,10 @@ def test_what_cannot_run_is_refused_before_anything_runs(world, tmp_path):
         planned(world, tmp_path, grid=["head.topk"])
     with pytest.raises(ConfigError, match="two runs of this sweep would be called 'motion_ranking-s0'"):
         planned(world, tmp_path, "motion_ranking", "motion_ranking")
+    with pytest.raises(ValueError, match="nothing"):
+        plan(["motion_ranking"], tmp_path, world.manifest, [tmp_path / "nothing"], seeds=[0])
+    with pytest.raises(ValueError, match="macil_sd takes audio features, but these are rgb"):
+        planned(world, tmp_path, "motion_ranking", "motion_macil_sd", overrides=())
     assert not list(tmp_path.iterdir())
 
 
