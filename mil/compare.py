@@ -96,7 +96,7 @@ def compare(
     found = [(root, _evaluation(root, split)) for root in _runs(roots)]
     if not found:
         raise CompareError(f"no runs below {', '.join(map(str, roots))}; wsvad sweep makes some")
-    evaluated = [(root, path) for root, path in found if path is not None]
+    evaluated = [(root, *one) for root, one in found if one is not None]
     if not evaluated:
         raise CompareError(
             f"none of {len(found)} runs below {', '.join(map(str, roots))} is evaluated on the {split} split; "
@@ -118,7 +118,7 @@ def compare(
                 bootstrap.interval(gap) if group is not best else None,
             )
         )
-    numbers = json.loads(evaluated[0][1].read_text())
+    numbers = evaluated[0][2]
     return Comparison(tuple(rows), metric, numbers["protocol"], numbers["videos"], resamples)
 
 
@@ -134,18 +134,21 @@ def _runs(roots: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _evaluation(root: Path, split: str) -> Path | None:
-    paths = [p for p in sorted((root / "eval").glob(f"{split}-*.json")) if not json.loads(p.read_text())["missing"]]
-    return paths[0] if paths else None
+def _evaluation(root: Path, split: str) -> tuple[Path, dict[str, Any]] | None:
+    """The first evaluation of a whole split: its file, and what it says."""
+    for path in sorted((root / "eval").glob(f"{split}-*.json")):
+        numbers: dict[str, Any] = json.loads(path.read_text())
+        if not numbers["missing"]:
+            return path, numbers
+    return None
 
 
-def _grouped(evaluated: Sequence[tuple[Path, Path]], resamples: int, seed: int) -> list[Group]:
+def _grouped(evaluated: Sequence[tuple[Path, Path, dict[str, Any]]], resamples: int, seed: int) -> list[Group]:
     """Groups of runs. Raises CompareError when two were not scored on the same frames."""
     first: tuple[Path, dict[str, int], str] | None = None
     members: dict[str, list[tuple[dict[str, Any], dict[str, NDArray[np.float64]]]]] = {}
-    names = _names([root for root, _ in evaluated])
-    for root, path in evaluated:
-        numbers = json.loads(path.read_text())
+    names = _names([root for root, _, _ in evaluated])
+    for root, path, numbers in evaluated:
         # by id: draws are of places in this order, and must mean the same video in every run
         scored = sorted(read_scores(path.with_name(path.stem + "_scores.npz")), key=lambda v: v.video_id)
         lengths = {v.video_id: len(v.labels) for v in scored}

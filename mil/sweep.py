@@ -93,15 +93,16 @@ def plan(
     from mil.train import open_stores
 
     stores = open_stores(features)
+    wanted = [(recipe, point) for recipe in recipes for point in itertools.product(*axes)]
+    for recipe, point in wanted:
+        chosen(configs.load(recipe, [*overrides, *point]), stores)
     planned = []
     for seed in seeds:
-        for recipe in recipes:
-            for point in itertools.product(*axes):
-                chosen(configs.load(recipe, [*overrides, *point], seed=seed), stores)
-                stem = recipe.removesuffix(".yaml").removesuffix(".yml").rsplit("/", 1)[-1]
-                name = "-".join([stem, *(p.replace("/", "_") for p in point), f"s{seed}"])
-                own = (*overrides, *point)
-                planned.append(Planned(name, recipe, own, seed, out / name, manifest, tuple(features), allow_missing))
+        for recipe, point in wanted:
+            stem = recipe.removesuffix(".yaml").removesuffix(".yml").rsplit("/", 1)[-1]
+            name = "-".join([stem, *(p.replace("/", "_") for p in point), f"s{seed}"])
+            own = (*overrides, *point)
+            planned.append(Planned(name, recipe, own, seed, out / name, manifest, tuple(features), allow_missing))
     names = [p.name for p in planned]
     if twice := {n for n in names if names.count(n) > 1}:
         raise ConfigError(f"two runs of this sweep would be called '{min(twice)}'; rename a recipe file")

@@ -12,6 +12,7 @@ from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.conv import conv
 from mil.layers.crops import crop_mean, fold, spread, unfold
 from mil.layers.distance_attention import DistanceEncoder, encoder_names, encoder_options
+from mil.layers.norm import batch_norm
 from mil.losses import both_classes, hinge
 from mil.published import Published
 
@@ -83,8 +84,8 @@ class BNWVADHead(Head):
         crops = bag.crops
         mask = spread(bag.mask, crops)
         first = conv(self.conv1, self.encoder(fold(bag.x), mask), mask)
-        second = conv(self.conv2, _normed(self.bn1, first, mask).relu(), mask)
-        chance = conv(self.conv3, _normed(self.bn2, second, mask).relu(), mask).squeeze(-1).sigmoid() * mask
+        second = conv(self.conv2, batch_norm(self.bn1, first, mask).relu(), mask)
+        chance = conv(self.conv3, batch_norm(self.bn2, second, mask).relu(), mask).squeeze(-1).sigmoid() * mask
         # by the statistics as this pass left them
         far1, far2 = self._divergence(self.bn1, first, mask), self._divergence(self.bn2, second, mask)
         scores = (far1 + far2) * chance
@@ -169,11 +170,6 @@ class BNWVADHead(Head):
         narrow = (shapes["normal_head.conv1.weight"][0], shapes["normal_head.conv2.weight"][0])
         dim, options = encoder_options(shapes)
         return {"rgb": dim}, {**options, "narrow": narrow}
-
-
-def _normed(bn: nn.BatchNorm1d, x: Tensor, mask: Tensor) -> Tensor:
-    """BatchNorm of the segments that are not padded; (N, T, C), (N, T) bool -> (N, T, C), 0 where padded."""
-    return torch.zeros_like(x).masked_scatter(mask[..., None], bn(x[mask]))
 
 
 def mean_hinge(high: Tensor, low: Tensor, margin: float = 1.0) -> Tensor:

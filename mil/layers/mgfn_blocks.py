@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mil.layers.conv import conv
+from mil.layers.norm import batch_norm
 
 
 class ChannelNorm(nn.Module):
@@ -65,16 +66,6 @@ class Focus(nn.Module):
         weight, pad = self.near.weight.repeat(times, 1, 1), self.near.padding[0]
         near = nn.functional.conv1d(v, weight, bias, padding=pad, groups=v.shape[1])
         return conv(self.out, near.transpose(1, 2), mask)
-
-
-def batch_norm(layer: nn.BatchNorm1d, x: Tensor, mask: Tensor) -> Tensor:
-    """A BatchNorm1d over the segments that are there: (N, T, D), (N, T) -> (N, T, D), 0 where padded.
-
-    In training its statistics, running ones included, are those of the unpadded segments of all videos.
-    """
-    y = torch.zeros_like(x)
-    y[mask] = layer(x[mask])
-    return y
 
 
 class Block(nn.Module):
