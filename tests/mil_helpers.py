@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from click.testing import CliRunner, Result
 
 from data import manifest
 from data.store import FeatureStore
 from data.types import Event, FeatureSpec, Video, VideoFeatures
 from mil import config as configs
 from mil.bags import Bag
+from mil.cli import main
 from mil.config import Config
 from mil.rundir import RunDir
 
@@ -151,3 +153,11 @@ def take(bag: Bag, rows: Sequence[int]) -> Bag:
 
 def metrics_lines(run: RunDir) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
+
+
+def call_wsvad(*arguments: object) -> Result:
+    """call_wsvad("ls", "heads") -> the result; a traceback is a failure of the test, whatever the test expects."""
+    result = CliRunner().invoke(main, [str(a) for a in arguments], prog_name="wsvad")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result

@@ -7,13 +7,12 @@ import sys
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from data import manifest
 from data.store import FeatureStore
 from mil.cli import main
 from mil.heads import heads
-from tests.mil_helpers import make_world
+from tests.mil_helpers import call_wsvad, make_world
 
 QUICK = ["--set", "head.hidden=[16, 8]", "--set", "train.steps=6", "--set", "train.pairs=3"]
 
@@ -25,15 +24,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def wsvad():
-    """wsvad("ls", "heads") -> the result; a traceback is a failure of the test, whatever the test expects."""
-
-    def call(*arguments):
-        result = CliRunner().invoke(main, [str(a) for a in arguments], prog_name="wsvad")
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return call
+    return call_wsvad
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -17,14 +16,13 @@ from torch import nn
 from data.store import FeatureStore
 from data.types import FeatureSpec
 from mil import checkpoint
-from mil.cli import main
 from mil.evaluate import read_scores
 from mil.heads import Head, HeadOutput, heads
 from mil.heads.ranking import RankingHead
 from mil.imported import import_checkpoint
 from mil.published import Published, PublishedError, give_back, take_in, unwrapped
 from mil.rundir import RunDir, RunError
-from tests.mil_helpers import DIM, make_world, random_bag
+from tests.mil_helpers import DIM, call_wsvad, make_world, random_bag
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +32,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def wsvad():
-    """wsvad("ls", "heads") -> the result; a traceback is a failure of the test, whatever the test expects."""
-
-    def call(*arguments):
-        result = CliRunner().invoke(main, [str(a) for a in arguments], prog_name="wsvad")
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return call
+    return call_wsvad
 
 
 def deepmil_state(dim=DIM, hidden=(6, 4), seed=0):
