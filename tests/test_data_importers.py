@@ -1,8 +1,11 @@
 """Published feature formats: what is written as published is read back exactly, what is wrong is refused by name."""
 
+import ast
 import csv
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.importers import ImportReport, format_of, import_features, importers
-from data.importers.arrays import is_finite
+from data.importers.arrays import is_finite, open_npy, open_npz
 from data.importers.base import CAFFE_TEN, CENTER_FIVE, CENTER_TEN, OVERSAMPLE_TEN, TORCHVISION_TEN
 from data.importers.sources import read_list
 from data.registry import UnknownNameError
@@ -90,6 +93,31 @@ def test_rocng(tmp_path, suffix):
     assert not import_features("rocng", tmp_path / "src", [v], tmp_path / "out").failures
     np.testing.assert_array_equal(stored(tmp_path / "out", v.id), np.stack(crops))
     assert FeatureStore(tmp_path / "out").spec.crops == CENTER_TEN
+
+
+@pytest.mark.parametrize("kind", ["C order", "Fortran order", "npz"])
+def test_threads_parse_one_header_at_a_time(tmp_path, monkeypatch, kind):
+    """Python 3.11 may raise SystemError when two threads of a process parse at once; it did, once in some 10,000."""
+    x = np.zeros((3, 4), np.float32)
+    file = tmp_path / ("x.npz" if kind == "npz" else "x.npy")
+    np.savez(file, x) if kind == "npz" else np.save(file, np.asfortranarray(x) if kind.startswith("F") else x)
+    inside, most = [], []
+    real = ast.literal_eval
+
+    def slow(text):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return real(text)
+
+    monkeypatch.setattr(ast, "literal_eval", slow)
+    opened = open_npz if kind == "npz" else open_npy
+    with ThreadPoolExecutor(4) as pool:
+        shapes = [s.shape for s in pool.map(lambda _: opened(file, ""), range(4))]
+    assert shapes == [(3, 4)] * 4
+    assert most
+    assert max(most) == 1
 
 
 def test_rocng_with_crop_0_twice(tmp_path):

@@ -4,6 +4,7 @@ A file is never unpickled. Sizes are compared before memory is taken, so a damag
 """
 
 import os
+import threading
 import warnings
 import zipfile
 import zlib
@@ -19,6 +20,9 @@ from data.types import is_finite
 
 _CHUNK = 2 << 20  # stays in the cache between being read, checked and moved to its place
 _FLOATS = ("float16", "float32")
+# numpy parses headers with ast, whose recursion counter threads share in Python 3.11: two that parse at once
+# can end in "SystemError: AST constructor recursion depth mismatch" (python/cpython#106905)
+_HEADERS = threading.Lock()
 
 
 class ArrayError(ValueError):
@@ -82,7 +86,8 @@ def open_npy(path: Path, key: str = "") -> Source:
         try:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
+            with _HEADERS:
+                shape, fortran, dtype = read(file)
         except (ValueError, EOFError, OSError) as error:
             what = "is empty" if not os.fstat(file.fileno()).st_size else f"is no .npy file ({_first_line(error)})"
             raise ArrayError(f"{what}; download it again") from error
@@ -98,7 +103,8 @@ def open_npy(path: Path, key: str = "") -> Source:
     if size > wanted:
         raise ArrayError(f"holds {size - wanted:,} bytes more than its header says; download it again")
     if fortran:
-        return ArrayInMemory(path, np.load(path, allow_pickle=False))
+        with _HEADERS:
+            return ArrayInMemory(path, np.load(path, allow_pickle=False))
     return NpyFile(path, tuple(int(n) for n in shape), dtype, offset)
 
 
@@ -112,7 +118,7 @@ def open_npz(path: Path, key: str) -> Source:
 def read_npz(path: Path, keys: tuple[str, ...]) -> list[NDArray[Any]]:
     """Arrays of a .npz file. Raises ArrayError on a damaged file, a missing key, or pickled objects."""
     try:
-        with path.open("rb") as raw:  # np.load leaves a file open that is no zip
+        with path.open("rb") as raw, _HEADERS:  # np.load leaves a file open that is no zip
             file = np.load(raw, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ArrayError("is no .npz file but a .npy one; import it with format npy")
