@@ -49,6 +49,7 @@ class DataConfig(_Part):
     scale: Literal["none", "l2", "standardize"] = Field("none", description="of each clip's features, before the head")
     sqrt: bool = Field(False, description="signed square root before scaling (Hellinger), for histograms")
     clamp: float | None = Field(None, gt=0, description="limit of the standardized features, in deviations")
+    dtype: Literal["float16", "float32"] = Field("float16", description="in which training segments are kept")
 
 
 class GroupConfig(_Part):
@@ -92,16 +93,31 @@ class TrainConfig(_Part):
         None, gt=0, lt=1, description="decay of the averaged weights that are kept; none: the last"
     )
     noise: float = Field(0.0, ge=0, description="Gaussian noise on the scaled features, in their units")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the head's layers; weights and losses stay fp32")
+    compile: Literal["no", "yes", "graphs"] = Field("no", description="torch.compile; graphs: with CUDA graphs")
     log_every: int = Field(50, ge=1)
     save_every: int = Field(500, ge=1, description="steps between states to resume from")
 
 
-class SelectConfig(_Part):
-    """Which step's weights are kept. Test labels never take part."""
+Rule = Literal["last", "val", "test"]
 
-    rule: Literal["last", "val"] = "last"
+
+class SelectConfig(_Part):
+    """Which step's weights are kept: of the last step, of the best look at held-out training videos, or at test ones.
+
+    "test" is the habit of the field. Its number is optimistic, and is called so wherever it is shown.
+    """
+
+    rule: Rule = Field("last", description="whose weights a run is judged by")
+    also: tuple[Rule, ...] = Field((), description="rules that are followed beside it, with weights of their own")
     fraction: float = Field(0.2, gt=0, lt=1, description="val: share of the training videos held out, per class")
-    every: int = Field(50, ge=1, description="val: steps between looks")
+    every: int = Field(50, ge=1, description="val, test: steps between looks")
+    metric: Literal["auc", "ap"] = Field("auc", description="test: frame-level number that is to be best")
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """All that are followed, each once, `rule` first."""
+        return tuple(dict.fromkeys((self.rule, *self.also)))
 
 
 class EvalConfig(_Part):

@@ -22,7 +22,7 @@ def run_demo(out: Path, *, seed: int, backbone: str, recipe: str, say: Callable[
 
     Returns the numbers, the paths and the seconds of each stage. Raises ValueError when a video failed.
     """
-    from mil.cli import describe
+    from mil.train_cli import describe
 
     seconds: dict[str, float] = {}
 

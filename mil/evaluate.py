@@ -20,7 +20,8 @@ from mil import bootstrap, checkpoint, metrics, protocol
 from mil.bags import read_features
 from mil.resample import Array
 from mil.rundir import RunDir
-from mil.train import load_videos, open_stores, score_clips
+from mil.scoring import score_clips
+from mil.train import load_videos, open_stores
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ def evaluate_run(
     crop: str | None = None,
     resamples: int = 0,
     device: str = "cpu",
+    rule: str | None = None,
+    precision: str = "fp32",
 ) -> Evaluation:
     """Scores a split with a run's checkpoint and writes eval/<split>-<protocol>.json and ..._scores.npz.
 
@@ -58,12 +61,16 @@ def evaluate_run(
         crop: score this crop alone, by name; None: the head's scores are the mean over all crops.
         resamples: bootstrap draws of whole videos for 95 % intervals; 0: none.
         device: where torch runs.
+        rule: whose weights, of those that the run followed; None: the one that it is judged by.
+        precision: "fp32" or "bf16", of the head's layers.
 
     Raises:
         ValueError: no videos in the split, lengths that disagree or are unknown, missing features, no such crop.
         SpecMismatchError: features made otherwise than those the head was trained on.
     """
-    kept = checkpoint.load(run.checkpoint, device)
+    judged_by = run.config.select.rule
+    chosen = rule or judged_by
+    kept = checkpoint.load(run.checkpoint_of(chosen), device)
     stores = open_stores(list(feature_roots) or run.feature_roots)
     if not stores:
         raise ValueError(f"{run.root} names no features, as it was imported; pass them with --features STORE")
@@ -81,7 +88,7 @@ def evaluate_run(
     present = load_videos(wanted, stores, allow_missing=allow_missing)
     origins = {stores[0].length_from(v.id) for v in present}
     rules = kept.config.evaluate
-    rule = protocol.choose(protocol_name or rules.protocol, "features" not in origins)
+    frames = protocol.choose(protocol_name or rules.protocol, "features" not in origins)
     scored: list[FrameScores] = []
     events: dict[str, tuple[Event, ...]] = {}
     clamped: list[str] = []
@@ -89,26 +96,29 @@ def evaluate_run(
         features, grid, _ = read_features(stores, video.id)
         if crop is not None:
             features = {name: _one_crop(x, stores, name, crop) for name, x in features.items()}
-        if rule.by_snippet:
-            _check_reach(video, grid, rule.num_frames(grid), "features" not in origins)
+        if frames.by_snippet:
+            _check_reach(video, grid, frames.num_frames(grid), "features" not in origins)
         else:
             clamped += [video.id] * _check_length(video, grid.num_frames)
-            features = {name: rule.pool(x, grid) for name, x in features.items()}
+            features = {name: frames.pool(x, grid) for name, x in features.items()}
         scores = score_clips(kept.model, features, torch.device(device))
-        scored.append(rule.frame_scores(video, protocol.smooth(scores, rules.smooth, rules.smoothing), grid))
-        events[video.id] = rule.events(video, len(scored[-1].labels))
+        scored.append(frames.frame_scores(video, protocol.smooth(scores, rules.smooth, rules.smoothing), grid))
+        events[video.id] = frames.events(video, len(scored[-1].labels))
     for video_id in clamped:
         log.warning("%s: an annotated event ends behind the last frame; cut at the end", video_id)
     numbers: dict[str, Any] = {
         **metrics.evaluate(scored, events=events),
-        "protocol": rule.name,
-        "protocol_about": rule.about,
+        "protocol": frames.name,
+        "protocol_about": frames.about,
         "smooth_clips": rules.smooth,
         "smoothing": rules.smoothing if rules.smooth > 1 else "none",
         "crops": crop or f"mean of {max(len(s.spec.crops) for s in stores)}",
         "lengths_from": sorted(origins),
         "ap_definitions": {"ap": "stepwise average precision", "pr_auc": "trapezoid under the precision-recall curve"},
         "selected_by": kept.selected_by,
+        "rule": chosen,
+        "optimistic": chosen == "test",
+        "precision": precision,
         "split": split,
         "recipe": kept.config.recipe,
         "head": kept.config.head.name,
@@ -125,8 +135,9 @@ def evaluate_run(
         numbers["ci95"] = {name: bootstrap.interval(values) for name, values in drawn.items()}
         numbers["ci95_about"] = f"percentiles of {resamples} bootstrap draws of whole videos"
     # what was evaluated otherwise than the run's own videos has a name of its own, and replaces nothing
-    other = [manifest_path.stem] if manifest_path else []
-    name = "-".join([split, rule.name, *([crop] if crop else []), *other, *(["partial"] if numbers["missing"] else [])])
+    apart = [f"by_{chosen}"] * (chosen != judged_by) + [precision] * (precision != "fp32")
+    apart += [*([crop] if crop else []), *([manifest_path.stem] if manifest_path else [])]
+    name = "-".join([split, frames.name, *apart, *(["partial"] if numbers["missing"] else [])])
     path = run.root / "eval" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(numbers, indent=2) + "\n")

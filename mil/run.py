@@ -28,8 +28,12 @@ def start_run(
     device: str = "cpu",
     allow_missing: bool = False,
     command: Sequence[str] = (),
+    track: Sequence[str] = (),
 ) -> tuple[RunDir, dict[str, Any]]:
-    """Checks everything, makes the run's folder, trains. Returns the run and what `fit` returns."""
+    """Checks everything, makes the run's folder, trains. Returns the run and what `fit` returns.
+
+    `track` names trackers beside metrics.jsonl.
+    """
     config = configs.load(recipe, overrides, seed=seed)
     videos = manifest.read(manifest_path)
     given = open_stores(feature_roots)

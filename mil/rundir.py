@@ -104,8 +104,12 @@ class RunDir:
 
     @property
     def checkpoint(self) -> Path:
-        """Stem of the weights to use."""
-        return self.root / "checkpoints" / "last"
+        """Stem of the weights that the run is judged by."""
+        return self.checkpoint_of(self.config.select.rule)
+
+    def checkpoint_of(self, rule: str) -> Path:
+        """Stem of the weights that a rule of selection keeps."""
+        return self.root / "checkpoints" / rule
 
     def log(self, **values: Any) -> None:
         """Appends one line to metrics.jsonl."""

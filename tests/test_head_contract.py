@@ -18,9 +18,10 @@ from mil.bags import Bag
 from mil.config import validate
 from mil.evaluate import evaluate_run
 from mil.heads import Progress, heads
+from mil.loop import Loop
 from mil.model import Model
 from mil.published import PublishedError, give_back, take_in
-from mil.train import _Loop, fit
+from mil.train import fit
 from tests.mil_helpers import make_world, random_bag, take
 
 LENGTHS, LABELS = [6, 3, 9, 1, 5, 7], [1, 0, 0, 1, 1, 0]
@@ -377,14 +378,14 @@ def test_a_resumed_run_ends_with_the_same_bytes(name, variant, worlds, request, 
     config = contract_config(name, variant, steps=9, save_every=2, pairs=4, batch=8, ema=0.9)
     straight, broken = (world.run(f"{request.node.name}-{kind}", config) for kind in ("straight", "broken"))
     fit(config, world.train, world.stores, straight)
-    update = _Loop._update
+    update = Loop.update
 
     def stop(self, step):
         if step == 6:
             raise KeyboardInterrupt
         return update(self, step)
 
-    monkeypatch.setattr(_Loop, "_update", stop)
+    monkeypatch.setattr(Loop, "update", stop)
     with pytest.raises(KeyboardInterrupt):
         fit(config, world.train, world.stores, broken)
     monkeypatch.undo()

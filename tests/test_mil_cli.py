@@ -265,9 +265,9 @@ def test_what_cannot_be_parsed_is_refused_with_the_usage(wsvad, arguments):
 
 
 def test_interrupted_training_says_how_to_go_on_and_goes_on(world, wsvad, tmp_path, monkeypatch):
-    from mil.train import _Loop
+    from mil.loop import Loop
 
-    real = _Loop._update
+    real = Loop.update
 
     def cut(self, step):
         if step == 5:
@@ -277,7 +277,7 @@ def test_interrupted_training_says_how_to_go_on_and_goes_on(world, wsvad, tmp_pa
     out = tmp_path / "run"
     places = ["--manifest", world.manifest, "--features", world.stores[0].root, "--out", out]
     with monkeypatch.context() as patch:
-        patch.setattr(_Loop, "_update", cut)
+        patch.setattr(Loop, "update", cut)
         result = wsvad("train", "motion_ranking", *places, *QUICK, "--set", "train.save_every=2")
     assert result.exit_code == 130
     assert "--resume" in result.stderr

@@ -16,9 +16,9 @@ from data.registry import UnknownNameError
 from data.store import FeatureStore
 from data.types import Event, FrameScores, SpecMismatchError, VideoFeatures
 from mil import checkpoint, protocol
-from mil.cli import describe
 from mil.evaluate import evaluate_run, read_scores, write_scores
 from mil.train import TrainError, fit
+from mil.train_cli import describe
 from tests.mil_helpers import make_world, small_config
 
 

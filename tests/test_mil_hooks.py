@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mil import checkpoint
+from mil import checkpoint, scoring
 from mil import config as configs
-from mil import train as training
 from mil.config import validate
 from mil.evaluate import evaluate_run
 from mil.heads import Head, HeadOutput, Progress, heads
 from mil.losses import topk_bce
 from mil.model import Model
 from mil.run import start_run
-from mil.train import TrainError, check, fit, resolved, score_clips
+from mil.scoring import score_clips
+from mil.train import TrainError, check, fit, resolved
 from tests.mil_helpers import make_world, metrics_lines
 
 DIARY: list[tuple] = []
@@ -455,7 +455,7 @@ def test_crop_by_crop_a_video_scores_as_all_at_once(name, monkeypatch):
     monkeypatch.setattr(model.head, "forward", spy)
     found = {}
     for limit in (100, 99, 1):
-        monkeypatch.setattr(training, "_AT_ONCE", limit)
+        monkeypatch.setattr(scoring, "_AT_ONCE", limit)
         seen.clear()
         found[limit] = score_clips(model, features, torch.device("cpu"))
         assert seen == ([5] if limit == 100 else [1] * 5)
@@ -476,7 +476,7 @@ def test_a_long_video_of_one_crop_is_one_pass(monkeypatch):
     model = Model(validate({"head": {"name": "ranking"}}, "test"), {"rgb": 6})
     x = np.random.default_rng(0).standard_normal((1, 30, 6)).astype(np.float32)
     whole = score_clips(model, {"rgb": x}, torch.device("cpu"))
-    monkeypatch.setattr(training, "_AT_ONCE", 8)
+    monkeypatch.setattr(scoring, "_AT_ONCE", 8)
     assert np.array_equal(score_clips(model, {"rgb": x}, torch.device("cpu")), whole)
 
 

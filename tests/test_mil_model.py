@@ -128,13 +128,14 @@ def test_the_scaler_is_fitted_on_kept_training_videos_only(tmp_path):
     """Neither the test split nor the held-out part of the training split may set mean and deviation."""
     from mil import checkpoint
     from mil.bags import BagDataset
-    from mil.train import _hold_out, fit
+    from mil.selection import hold_out
+    from mil.train import fit
 
     world = make_world(tmp_path)
     config = small_config("select.rule=val", "select.fraction=0.5")
     run = world.run("run", config)
     fit(config, world.train, world.stores, run)
-    held = {v.id for v in _hold_out(world.train, config)}
+    held = {v.id for v in hold_out(world.train, config)}
     kept = [v for v in world.train if v.id not in held]
     assert len(held) == len(kept) == 8
     rows = np.concatenate([x["rgb"].reshape(-1, 8) for x in BagDataset(kept, world.stores, "segments", 8).clips()])

@@ -99,17 +99,17 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bytes(world, tmp_path, monk
     pid = os.fork()
     if pid == 0:
         try:
+            from mil.loop import Loop
             from mil.run import start_run
-            from mil.train import _Loop
 
-            update = _Loop._update
+            update = Loop.update
 
             def stop(self, step):
                 if step == 5:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return update(self, step)
 
-            _Loop._update = stop
+            Loop.update = stop
             one = broken[0]
             one.out.parent.mkdir()
             start_run(one.recipe, one.overrides, one.manifest, one.features, one.out, seed=one.seed)

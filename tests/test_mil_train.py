@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from data import manifest
 from data.store import FeatureStore
 from data.types import SpecMismatchError, Video
-from mil import checkpoint
+from mil import checkpoint, loop
 from mil import train as training
 from mil.model import Model
 from mil.run import resume_run, start_run
 from mil.rundir import RunDir, RunError
-from mil.train import TrainError, _hold_out, fit, load_videos
+from mil.train import TrainError, fit, hold_out, load_videos
 from tests.mil_helpers import make_world, metrics_lines, small_config, without_events
 
 SETUPS = {
@@ -155,11 +155,11 @@ class _Counted:
 
 PLACES = {
     "in the middle of an update": (torch.optim.Optimizer, "zero_grad", False, (2, 8)),
-    "between update and count": (training._Loop, "_update", False, (1, 7)),
+    "between update and count": (loop.Loop, "update", False, (1, 7)),
     "before the log line": (RunDir, "log", True, (1, 5)),
     "after the log line": (RunDir, "log", False, (2, 6)),
-    "while validating": (training, "score_clips", False, (2, 14)),
-    "while saving": (training._Loop, "save", True, (1, 2)),
+    "while validating": (loop, "score_clips", False, (2, 14)),
+    "while saving": (loop.Loop, "save", True, (1, 2)),
 }
 
 
@@ -291,7 +291,7 @@ def test_a_torn_last_line_of_the_metrics_does_not_stop_a_resume(world, out, monk
     config = small_config("train.save_every=5")
     run = out("torn", config)
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "save", _Counted(training._Loop.save, 1, before=False))
+        patch.setattr(loop.Loop, "save", _Counted(loop.Loop.save, 1, before=False))
         with pytest.raises(KeyboardInterrupt):
             fit(config, world.train, world.stores, run)
     with (run.root / "metrics.jsonl").open("a") as file:
@@ -337,7 +337,7 @@ def test_what_is_there_already_is_never_overwritten(world, tmp_path, kind):
 
 def test_ctrl_c_saves_at_the_end_of_its_step_and_resume_gives_the_same_bytes(world, tmp_path, monkeypatch):
     whole, _ = start(world, tmp_path / "whole", "train.save_every=100")
-    update = training._Loop._update
+    update = loop.Loop.update
 
     def press(loop, step):
         if step == 4:
@@ -345,7 +345,7 @@ def test_ctrl_c_saves_at_the_end_of_its_step_and_resume_gives_the_same_bytes(wor
         return update(loop, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "_update", press)
+        patch.setattr(loop.Loop, "update", press)
         with pytest.raises(KeyboardInterrupt):
             start(world, tmp_path / "run", "train.save_every=100")
     assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 4
@@ -434,7 +434,7 @@ def test_a_resumed_run_trains_on_the_videos_it_began_with(tmp_path, monkeypatch,
     if change == "more":
         path.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "save", _Counted(training._Loop.save, 1, before=False))
+        patch.setattr(loop.Loop, "save", _Counted(loop.Loop.save, 1, before=False))
         with pytest.raises(KeyboardInterrupt):
             start(world, tmp_path / "run", allow_missing=change == "more")
     if change == "fewer":
@@ -481,7 +481,7 @@ def test_looking_changes_no_training_step(world, out, setup):
 def test_the_value_of_a_look_is_the_auc_of_highest_clip_scores(world, out):
     run = train(world, out, "val", *SETUPS["val"], "train.steps=3")
     config, kept = run.config, checkpoint.load(run.checkpoint)
-    held = _hold_out(world.train, config)
+    held = hold_out(world.train, config)
     best = {}
     for video in held:
         x = torch.from_numpy(world.stores[0].read(video.id).x)
@@ -502,11 +502,11 @@ def test_the_value_of_a_look_is_the_auc_of_highest_clip_scores(world, out):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_held_out_videos_are_of_both_classes_and_leave_both(world, fraction, seed):
     config = small_config(f"select.fraction={fraction}", "select.rule=val", seed=seed)
-    held = _hold_out(world.train, config)
+    held = hold_out(world.train, config)
     for label in (0, 1):
         assert sum(v.label == label for v in held) == min(max(round(6 * fraction), 1), 5)
     assert len({v.id for v in held}) == len(held)
-    assert held == _hold_out(world.train, config)
+    assert held == hold_out(world.train, config)
 
 
 def test_held_out_videos_take_no_part_in_training(world, out, monkeypatch):
@@ -519,7 +519,7 @@ def test_held_out_videos_take_no_part_in_training(world, out, monkeypatch):
 
     monkeypatch.setattr(training, "BagDataset", spy)
     run = train(world, out, "a", *SETUPS["val"])
-    held = {v.id for v in _hold_out(world.train, run.config)}
+    held = {v.id for v in hold_out(world.train, run.config)}
     assert set(seen) == {v.id for v in world.train} - held
 
 
