@@ -19,7 +19,7 @@ from data.store import FeatureStore
 from data.types import Video
 from mil import checkpoint
 from mil import config as configs
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.config import Config, HeadConfig, validate
 from mil.heads import Head, heads
 from mil.model import Model

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from mil.bags import Bag, BagDataset
+from mil.bag import Bag
+from mil.bags import BagDataset
 from mil.config import Config
 from mil.samplers import balanced_batch, mixed_batch, passes_batch, per_epoch
 

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from data.files import aside
 from data.types import FeatureSpec
 from mil import checkpoint
-from mil.bags import Bag, BagDataset
+from mil.bag import Bag
+from mil.bags import BagDataset
 from mil.config import Config
 from mil.heads import Progress
 from mil.interrupt import interrupt_held

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from mil.bag import Bag
+
 
 def topk_mean(scores: Tensor, mask: Tensor, k: int | Tensor) -> Tensor:
     """Mean of each video's k highest scores, or of all where it has fewer; (B, T), (B, T) -> (B,).
@@ -55,10 +57,9 @@ def sparsity(scores: Tensor, mask: Tensor) -> Tensor:
     return (scores * mask).sum(1)
 
 
-def both_classes(labels: Tensor, head: str) -> tuple[Tensor, Tensor]:
-    """Which videos are anomalous and which normal, (B,) bool each. Raises ValueError where a class is wanting."""
-    high, low = labels == 1, labels == 0
-    if not (high.any() and low.any()):
-        found = f"{int(high.sum())} anomalous and {int(low.sum())} normal videos"
+def both_classes(bag: Bag, head: str) -> tuple[Tensor, Tensor]:
+    """Indices of the anomalous (A,) and of the normal (N,) videos. Raises ValueError where a class is wanting."""
+    if not (len(bag.high) and len(bag.low)):
+        found = f"{len(bag.high)} anomalous and {len(bag.low)} normal videos"
         raise ValueError(f"{head} compares two classes, this batch has {found}; use the balanced sampler")
-    return high, low
+    return bag.high, bag.low

@@ -1,12 +1,11 @@
 """What is trained and kept: the scaling of the features and the head, as one module."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.config import Config
 from mil.heads import HeadOutput, heads
 from mil.resample import Array
@@ -96,4 +95,4 @@ class Model(nn.Module):
             if self.noise and self.training:
                 x = x + self.noise * torch.randn_like(x)
             features[name] = x * bag.mask[:, None, :, None]
-        return replace(bag, features={n: features[n] for n in self.dims})
+        return bag.with_features({n: features[n] for n in self.dims})

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mil.bags import collate
+from mil.bag import collate
 from mil.model import Model
 
 _AT_ONCE = 8192  # crops times clips that are scored in one pass

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.config import TrainConfig
 from mil.heads import Progress
 from mil.model import Model

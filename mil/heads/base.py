@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from data.registry import Registry
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.published import Published
 
 # what the modalities of sound and captions are called; everything else is seen

@@ -7,10 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.conv import conv
-from mil.layers.crops import crop_mean, fold, spread, unfold
+from mil.layers.crops import crop_mean, fold, of_crops, spread, unfold
 from mil.layers.distance_attention import DistanceEncoder, encoder_names, encoder_options
 from mil.layers.norm import batch_norm
 from mil.losses import both_classes, hinge
@@ -98,10 +98,9 @@ class BNWVADHead(Head):
 
         Raises ValueError on a batch of one class.
         """
-        both_classes(bag.labels, "bnwvad")
         crops = len(out.aux["chance"]) // len(bag.labels)
         mask = spread(bag.mask, crops)
-        high, low = both_classes(spread(bag.labels, crops), "bnwvad")
+        high, low = (of_crops(videos, crops) for videos in both_classes(bag, "bnwvad"))
         terms = {"normal": out.aux["chance"][low].norm(dim=1).mean()}
         for name, weight in zip(("1", "2"), self.triplet, strict=True):
             far = out.aux[f"divergence{name}"]

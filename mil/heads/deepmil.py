@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import HeadOutput, heads
 from mil.heads.ranking import RankingHead
 from mil.layers.crops import crop_mean
@@ -53,7 +53,7 @@ class DeepMILHead(RankingHead):
 
     def loss(self, out: HeadOutput, bag: Bag) -> dict[str, Tensor]:
         """Hinges of pairs, smoothness and sparsity. Raises ValueError on a batch of one class."""
-        high, low = both_classes(bag.labels, "deepmil")
+        high, low = both_classes(bag, "deepmil")
         best = topk_mean(out.scores, bag.mask, 1)  # (B,)
         return {
             "rank": hinge(best[high], best[low], paired=True).mean(),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, Progress, Scan, heads
 from mil.layers.crops import crop_mean
 from mil.layers.per_video import PerVideo

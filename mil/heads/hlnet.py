@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.conv import conv
 from mil.layers.crops import crop_mean, fold, spread, unfold

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, Progress, heads
 from mil.layers.causal import masked_softmax
 from mil.layers.crops import crop_mean, fold, spread, unfold

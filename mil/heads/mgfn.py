@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.conv import conv
 from mil.layers.crops import crop_mean, fold, spread, unfold
@@ -106,7 +106,7 @@ class MGFNHead(Head):
 
     def loss(self, out: HeadOutput, bag: Bag) -> dict[str, Tensor]:
         """Cross entropy, contrasts of magnitudes, two regularisers. Raises ValueError on a batch of one class."""
-        high, low = both_classes(bag.labels, "mgfn")
+        high, low = both_classes(bag, "mgfn")
         videos, m = self._select(out, bag)
         apart, together = self._contrasts(m[high], m[low])
         return {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, Progress, Scan, heads
 from mil.layers.crops import crop_mean
 from mil.layers.per_video import PerVideo
@@ -109,9 +109,9 @@ class MISTHead(Head):
 
     def loss(self, out: HeadOutput, bag: Bag) -> dict[str, Tensor]:
         """Of the part whose stage it is. Raises ValueError on a batch of one class, in stage two without `index`."""
-        high, low = both_classes(bag.labels, "mist")
+        high, low = both_classes(bag, "mist")
         if self.stage:
-            wanted = self.pseudo.read(bag.index, bag.mask.shape[1]) * high[:, None]
+            wanted = self.pseudo.read(bag.index, bag.mask.shape[1]) * (bag.labels == 1)[:, None]
             return {name: self._cross_entropy(out.aux[name], wanted, bag.mask).mean() for name in ("classes", "guided")}
         drawn = out.scores.gather(1, self._drawn(bag.mask).flatten(1))  # (B, sub-bags * clips)
         if self.as_published:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.crops import crop_mean
 from mil.losses import both_classes, hinge, smoothness, sparsity, topk_mean
@@ -68,10 +68,10 @@ class RankingHead(Head):
 
     def loss(self, out: HeadOutput, bag: Bag) -> dict[str, Tensor]:
         """Equations 6 to 8. Raises ValueError on a batch of one class."""
-        high, low = both_classes(bag.labels, "ranking")
+        high, low = both_classes(bag, "ranking")
         best = topk_mean(out.scores, bag.mask, self.topk)  # (B,)
         rank = hinge(best[high], best[low])
-        scale = int(high.sum()) if self.as_published else 1
+        scale = len(high) if self.as_published else 1
         terms = {
             "rank": scale * rank.mean(),
             "smooth": scale * self.smooth * smoothness(out.scores, bag.mask)[high].mean(),

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.crops import crop_mean, fold, spread, unfold
 from mil.layers.magnitude import MagnitudeLoss

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, Progress, Scan, heads
 from mil.heads.rtfm import exceptions
 from mil.layers.crops import crop_mean, fold, spread, unfold

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.crops import crop_mean, fold, unfold
 from mil.losses import both_classes, hinge, smoothness, sparsity, topk_mean
@@ -76,7 +76,7 @@ class TCNIBLHead(Head):
 
         Raises ValueError on a batch of one class.
         """
-        high, low = both_classes(bag.labels, "tcn_ibl")
+        high, low = both_classes(bag, "tcn_ibl")
         best = topk_mean(out.scores, bag.mask, 1)  # (B,)
         gap = best + topk_mean(-out.scores, bag.mask, 1)  # highest - lowest
         return {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, normalize, pairwise_distance
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
-from mil.layers.crops import crop_mean, fold, spread, unfold
+from mil.layers.crops import crop_mean, fold, of_crops, spread, unfold
 from mil.layers.distance_attention import DistanceEncoder, encoder_names, encoder_options
 from mil.losses import both_classes, hinge, sixteenth, topk_mean
 from mil.published import Published
@@ -137,10 +137,9 @@ class URDMUHead(Head):
 
     def loss(self, out: HeadOutput, bag: Bag) -> dict[str, Tensor]:
         """Eight terms; each top k is the best L // 16 + 1 of L segments. Raises ValueError on a batch of one class."""
-        both_classes(bag.labels, "urdmu")
         aux, crops = out.aux, len(out.aux["scores"]) // len(bag.labels)
         mask, labels = spread(bag.mask, crops), spread(bag.labels, crops)
-        high, low = both_classes(labels, "urdmu")
+        high, low = (of_crops(videos, crops) for videos in both_classes(bag, "urdmu"))
         a, n = mask[high], mask[low]
         k = sixteenth(mask)
         of_anomalous, of_normal, x = aux["of_anomalous"], aux["of_normal"], aux["x"]

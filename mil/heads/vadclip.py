@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, normalize, pad
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.crops import crop_mean, fold, spread, unfold
 from mil.layers.graph import GraphConvolution, proximity, similarity

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.crops import crop_mean, fold, spread
 from mil.losses import both_classes, hinge, smoothness, sparsity, topk_mean
@@ -105,7 +105,7 @@ class WSALHead(Head):
         span from its lowest to its highest semantic score (semantic). Sparsity holds for both classes, smoothness for
         anomalous videos; both take distances and semantic scores.
         """
-        high, low = both_classes(bag.labels, "wsal")
+        high, low = both_classes(bag, "wsal")
         semantic, distances = out.aux["semantic"], out.aux["distances"]
         pairs = _pairs(bag.mask)
         change = topk_mean(distances, pairs, 1)  # (B,), 0 for a video of one segment

@@ -1,5 +1,6 @@
 """Crops as further videos: (B, K, T, D) <-> (B * K, T, D), a video's crops side by side."""
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,11 @@ def unfold(x: Tensor, crops: int) -> Tensor:
 def spread(x: Tensor, crops: int) -> Tensor:
     """What belongs to a video, given to each of its crops: (B, ...) -> (B * K, ...). For masks and labels."""
     return x.repeat_interleave(crops, dim=0)
+
+
+def of_crops(videos: Tensor, crops: int) -> Tensor:
+    """Indices of videos (A,) -> those of all their crops after `fold`, (A * K,)."""
+    return (videos[:, None] * crops + torch.arange(crops, device=videos.device)).flatten()
 
 
 def crop_mean(scores: Tensor, mask: Tensor) -> Tensor:

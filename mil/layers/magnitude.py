@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mil.bags import Bag
+from mil.bag import Bag
 from mil.losses import both_classes, smoothness
 
 
@@ -43,7 +43,7 @@ class MagnitudeLoss:
 
         Raises ValueError on a batch of one class.
         """
-        high, low = both_classes(bag.labels, head)
+        high, low = both_classes(bag, head)
         # anomalous first: in that order the authors' code draws the two selections
         score_high, size_high = self._best(scores[high], features[high], bag.mask[high], training)
         score_low, size_low = self._best(scores[low], features[low], bag.mask[low], training)
