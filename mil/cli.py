@@ -20,6 +20,7 @@ from mil.options import PATH as _PATH
 from mil.options import json_option as _json_option
 from mil.options import load_plugins as _load_plugins
 from mil.options import plugins_option as _plugins
+from mil.recipes_cli import recipes
 from mil.store_cli import store
 from mil.sweep_cli import compare, sweep
 from mil.train_cli import evaluate, train
@@ -66,7 +67,7 @@ def main(debug: bool, quiet: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-for _command in (extract, store, weights, bench, train, evaluate, checkpoint, sweep, compare):
+for _command in (extract, store, weights, bench, train, evaluate, checkpoint, sweep, compare, recipes):
     main.add_command(_command)
 
 
@@ -97,7 +98,9 @@ def doctor(as_json: bool) -> None:
 def ls(kind: str, as_json: bool, plugins: tuple[Path, ...]) -> None:
     """One line for each head, backbone, dataset, feature format, recipe or protocol.
 
-    Lines of backbones are cut to the width of a terminal; --json has all of a backbone's recipe.
+    A head's line ends with the recipes that were published; beside them, each has NAME_ucf, NAME_xd, NAME_sh,
+    NAME_folder and motion_NAME (`wsvad recipes ls`). Lines of backbones are cut to the width of a terminal; --json has
+    all of a backbone's recipe.
     """
     from mil.listing import backbone_table, listing
 
@@ -118,7 +121,7 @@ def ls(kind: str, as_json: bool, plugins: tuple[Path, ...]) -> None:
         paper = f"  [{row['paper']}]" if row.get("paper") else ""
         trained = ""
         if kind == "heads":
-            trained = f"  {' + '.join(row['modalities'])}; {', '.join(row['recipes']) or 'no recipe'}"
+            trained = f"  {' + '.join(row['modalities'])}; published: {', '.join(row['published']) or 'none'}"
         click.echo(f"{row['name']:<{width}}  {row['about']}{paper}{trained}")
 
 

@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from data.registry import UnknownNameError, suggest
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast, and there are 100 recipes
+_DATASETS = {"ucf": "ucf_crime", "xd": "xd_violence", "sh": "shanghaitech", "ped2": "ucsd_ped", "folder": "folder"}
+
 
 class ConfigError(ValueError):
     """A recipe or an override cannot be used; the message names the key, what was found and what is known."""
@@ -159,14 +162,45 @@ def matching(recipe: str) -> list[str]:
         return [recipe]
     found = fnmatch.filter(recipe_names(), recipe)
     if not found:
-        raise UnknownNameError(f"no recipe matches '{recipe}'.{suggest(recipe, recipe_names())}")
+        raise UnknownNameError(f"no recipe matches '{recipe}'.{_suggest(recipe)}")
     return found
+
+
+def _suggest(recipe: str) -> str:
+    """The nearest names, and where to see them all: there are too many for a message."""
+    nearest = suggest(recipe, recipe_names()).partition(" Known: ")[0]
+    return f"{nearest} `wsvad recipes ls` lists all {len(recipe_names())}"
 
 
 @cache
 def head_of(recipe: str) -> str:
     """The head of a recipe that comes with the package, without the checks of `load`."""
     return str(_read(recipe)[0]["head"]["name"])
+
+
+def dataset_of(recipe: str) -> str:
+    """The dataset that a recipe's name ends with, as `wsvad ls datasets` calls it; "any" where it names none.
+
+    `ranking` and `deepmil` are short for ranking_ucf and deepmil_ucf.
+    """
+    if recipe.startswith("motion_"):
+        return "any"
+    return _DATASETS["ucf"] if recipe == head_of(recipe) else _DATASETS.get(recipe.rpartition("_")[2], "any")
+
+
+def published(head: str) -> list[str]:
+    """The recipes of a head that hold published values of the dataset they are named after, sorted.
+
+    What nobody published says so in its `about`; of a recipe with a short and a long name the short one is there.
+    """
+    own = [name for name in recipe_names() if head_of(name) == head]
+    found = [
+        name
+        for name in own
+        if not (name.startswith("motion_") or name.endswith("_folder"))
+        and "not published" not in str(_read(name)[0].get("about", ""))
+    ]
+    return [name for name in found if not (head in found and name == f"{head}_ucf")]
 
 
 def load(recipe: str, overrides: Sequence[str] = (), *, seed: int | None = None) -> Config:
@@ -187,34 +221,55 @@ def load(recipe: str, overrides: Sequence[str] = (), *, seed: int | None = None)
     return validate(values, name)
 
 
-def _read(recipe: str, above: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
-    folder = Path()
+def sources(recipe: str) -> list[tuple[str, str]]:
+    """(name, text) of a recipe and of those that it builds on, as they are written, itself first.
+
+    Raises UnknownNameError for a name, ConfigError for a file that is not there, is not YAML, or builds on itself.
+    """
+    found: list[tuple[str, str]] = []
+    spelled: list[str] = []
+    base: str | None = recipe
+    while base is not None:
+        folder = Path()
+        if base.endswith((".yaml", ".yml")):
+            base = os.path.abspath(base)  # one spelling, so that a circle of bases is noticed
+            folder = Path(base).parent
+        if base in spelled:
+            raise ConfigError(f"{found[-1][0]} builds on itself: {' -> '.join((*spelled, base))}")
+        name, text = _open(base)
+        spelled.append(base)
+        found.append((name, text))
+        below = _parse(text, name).get("base")
+        base = None if below is None else str(below)
+        if base is not None and base.endswith((".yaml", ".yml")):
+            base = str(folder / base)
+    return found
+
+
+def _open(recipe: str) -> tuple[str, str]:
     if recipe.endswith((".yaml", ".yml")):
-        recipe = os.path.abspath(recipe)  # one spelling, so that a circle of bases is noticed
         path = Path(recipe)
-        folder = path.parent
         if not path.is_file():
             raise ConfigError(f"no recipe file {path}")
-        text, name = path.read_text(), path.stem
-    elif recipe in recipe_names():
-        text, name = (resources.files("mil") / "recipes" / f"{recipe}.yaml").read_text(), recipe
-    else:
-        hint = suggest(recipe, recipe_names())
+        return path.stem, path.read_text()
+    if recipe not in recipe_names():
+        hint = _suggest(recipe)
         raise UnknownNameError(
             f"no recipe called '{recipe}'.{hint}. A file of your own: pass a path that ends in .yaml"
         )
-    values = _parse(text, name)
-    base = values.pop("base", None)
-    if base is None:
-        return values, name
-    base = os.path.abspath(folder / base) if str(base).endswith((".yaml", ".yml")) else str(base)
-    if base in (*above, recipe):
-        raise ConfigError(f"{name} builds on itself: {' -> '.join((*above, recipe, base))}")
-    below, _ = _read(base, (*above, recipe))
-    below.pop("recipe", None)  # the config.yaml of a run has one; this is another
-    merged = _over(below, values)
-    if isinstance(own := values.get("train"), dict) and "steps" in own:
-        _check_steps_count(merged, name)
+    return recipe, (resources.files("mil") / "recipes" / f"{recipe}.yaml").read_text()
+
+
+def _read(recipe: str) -> tuple[dict[str, Any], str]:
+    """The values of a recipe on top of those that it builds on, and its name."""
+    merged: dict[str, Any] = {}
+    for depth, (name, text) in enumerate(reversed(sources(recipe))):
+        values = _parse(text, name)
+        values.pop("base", None)
+        merged.pop("recipe", None)  # the config.yaml of a run has one; this is another
+        merged = _over(merged, values)
+        if depth and isinstance(own := values.get("train"), dict) and "steps" in own:
+            _check_steps_count(merged, name)
     return merged, name
 
 
@@ -267,9 +322,19 @@ def validate(values: dict[str, Any], where: str) -> Config:
     return config.model_copy(update={"head": HeadConfig(name=config.head.name, **options)})
 
 
+def with_defaults(config: Config) -> Config:
+    """The config with every option of the head in it, defaults included."""
+    from mil.heads import heads  # late: it imports torch
+
+    parameters = inspect.signature(heads.get(config.head.name)).parameters
+    options = {k: p.default for k, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    head = HeadConfig(name=config.head.name, **{**options, **config.head.options})
+    return config.model_copy(update={"head": head})
+
+
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=LOADER)  # noqa: S506  # it is a safe one
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {error}") from error
     if not isinstance(values, dict):

@@ -28,8 +28,8 @@ class Check:
 def examine() -> list[Check]:
     """All checks, in the order in which a person would want them."""
     checks = (
-        _packages, _torch, _gpu, _torchvision, _pytorchvideo, _opencv, _decoder, _torchcodec, _ray, _weights, _store,
-        _disk,
+        _packages, _torch, _gpu, _torchvision, _pytorchvideo, _opencv, _decoder, _torchcodec, _ray, _tensorboard,
+        _wandb, _weights, _store, _disk,
     )  # fmt: skip
     found = []
     for check in checks:
@@ -174,6 +174,24 @@ def _ray() -> Check:
         return Check("ray", "ok", version("ray"))
     except PackageNotFoundError:
         return Check("ray", "WARN", "not installed; only --engine ray needs it", "pip install 'wsvad[ray]'")
+
+
+def _tensorboard() -> Check:
+    return _tracker("tensorboard")
+
+
+def _wandb() -> Check:
+    return _tracker("wandb")
+
+
+def _tracker(name: str) -> Check:
+    from mil.tracking import TrackerError, check_trackers
+
+    try:
+        check_trackers([name])
+        return Check(name, "ok", version(name))
+    except (TrackerError, PackageNotFoundError):
+        return Check(name, "WARN", f"not installed; only --track {name} needs it", f"pip install 'wsvad[{name}]'")
 
 
 def _weights() -> Check:

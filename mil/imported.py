@@ -210,8 +210,7 @@ def _configs(head: str, recipe: str | None, options: Mapping[str, Any], override
 
     Raises PublishedError for a recipe of another head, or one that standardizes features by training videos.
     """
-    own = [name for name in configs.recipe_names() if configs.head_of(name) == head and not name.startswith("motion_")]
-    candidates = [recipe] if recipe else own
+    candidates = [recipe] if recipe else configs.published(head)
     loaded = [configs.load(name, overrides) for name in candidates]
     if wrong := [c for c in loaded if c.head.name != head]:
         raise PublishedError(f"recipe '{wrong[0].recipe}' is of the head '{wrong[0].head.name}', not '{head}'")

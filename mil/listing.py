@@ -13,13 +13,7 @@ from data.registry import suggest
 def listing(kind: str) -> list[dict[str, Any]]:
     """One object with name and about for each thing of that kind, sorted by name."""
     if kind == "recipes":
-        from mil import config
-
-        found = [(name, config.load(name)) for name in config.recipe_names()]
-        return [
-            {"name": n, "about": c.about, "head": c.head.name, "steps": c.train.steps, "epochs": c.train.epochs}
-            for n, c in found
-        ]
+        return recipe_rows()
     if kind == "protocols":
         from mil.protocol import PROTOCOLS
 
@@ -39,8 +33,44 @@ def listing(kind: str) -> list[dict[str, Any]]:
     return [_backbone(name) for name in backbones]
 
 
+def recipe_rows(*, head: str | None = None, dataset: str | None = None) -> list[dict[str, Any]]:
+    """The recipes, of one head or for one dataset ("any": those for whatever dataset), sorted by name.
+
+    `epochs` counts where it is set, else `steps`; `published`: values of the paper or its code for that dataset. Raises
+    UnknownNameError for a head or a dataset that there is not.
+    """
+    from mil import config
+    from mil.heads import heads
+
+    if head is not None:
+        heads.get(head)
+    if dataset not in (None, "any"):
+        datasets.get(str(dataset))
+    published = {name for own in heads if head in (None, own) for name in config.published(own)}
+    rows = []
+    for name in config.recipe_names():
+        own, place = config.head_of(name), config.dataset_of(name)
+        if head in (None, own) and dataset in (None, place):
+            found = config.load(name)
+            rows.append(
+                {
+                    "name": name,
+                    "about": found.about,
+                    "head": own,
+                    "dataset": place,
+                    "published": name in published,
+                    "steps": found.train.steps,
+                    "epochs": found.train.epochs,
+                }
+            )
+    return rows
+
+
 def _head(name: str) -> dict[str, Any]:
-    """A head with its paper, the features it keeps apart ("any": all side by side) and the recipes that train it."""
+    """A head with its paper, the features it keeps apart ("any": all side by side) and the recipes that train it.
+
+    `published` are those of them with values of the paper or its code.
+    """
     from mil import config
     from mil.heads import heads
 
@@ -52,6 +82,7 @@ def _head(name: str) -> dict[str, Any]:
         "paper": head.paper,
         "modalities": [part.replace("|", " or ") for part in head.modalities] or ["any"],
         "recipes": recipes,
+        "published": config.published(name),
     }
 
 
