@@ -1,6 +1,6 @@
 """What is trained and kept: the scaling of the features and the head, as one module."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +30,22 @@ class FeatureScaler(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("deviation", torch.ones(dim))
 
-    def fit(self, videos: Iterable[Array]) -> None:
-        """Mean and deviation over all crops and clips of the training videos, (K, N, D_m) each, in float64."""
+    def fit(self, videos: Callable[[], Iterable[Array]]) -> None:
+        """Mean and deviation over all crops and clips of the training videos, (K, N, D_m) each, in float64.
+
+        `videos` begins anew at every call: none is kept.
+        """
         if self.scale != "standardize":
             return
-        parts = [self._root(torch.from_numpy(x)).flatten(0, 1) for x in videos]
-        count = sum(len(x) for x in parts)
-        mean = torch.stack([x.double().sum(0) for x in parts]).sum(0) / count
+
+        def rows() -> Iterator[Tensor]:
+            return (self._root(torch.from_numpy(x)).flatten(0, 1).double() for x in videos())
+
+        counted = [(len(x), x.sum(0)) for x in rows()]
+        count = sum(n for n, _ in counted)
+        mean = torch.stack([total for _, total in counted]).sum(0) / count
         # two passes: the difference of squares cancels for features far from 0
-        deviation = (torch.stack([(x.double() - mean).square().sum(0) for x in parts]).sum(0) / count).sqrt()
+        deviation = (torch.stack([(x - mean).square().sum(0) for x in rows()]).sum(0) / count).sqrt()
         self.mean.copy_(mean)
         # a dimension that never moves in training says nothing: it stays near 0 instead of exploding later
         self.deviation.copy_(torch.where(deviation > 1e-6 * (1 + mean.abs()), deviation, torch.ones_like(deviation)))

@@ -6,20 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from data.store import FeatureStore
 from data.types import Video
-from mil.bags import ANOMALY, BagDataset, read_features
+from mil.bags import ANOMALY, BagDataset
 from mil.config import Config, HeadConfig
+from mil.errors import TrainError
 from mil.heads import heads
-from mil.loop import Loop, TrainError
+from mil.loop import Loop
 from mil.model import Model
 from mil.optim import make_optimizer
 from mil.rundir import RunDir
-from mil.selection import hold_out
+from mil.selection import Look, Selection, held_out_look, hold_out
 from mil.tracking import Tracker
 
 __all__ = ["TrainError", "check", "fit", "load_videos", "open_stores", "resolved"]
@@ -36,8 +35,9 @@ def fit(
     device: str = "cpu",
     resume: bool = False,
     trackers: Sequence[Tracker] = (),
+    observer: Look | None = None,
 ) -> dict[str, Any]:
-    """Trains a head and writes `run.checkpoint`.
+    """Trains a head and writes a checkpoint for every rule of `config.select`.
 
     Args:
         config: the experiment.
@@ -47,31 +47,38 @@ def fit(
         device: where torch runs.
         resume: continue from run's last state; on a CPU the result is the same, byte for byte.
         trackers: told every number that metrics.jsonl holds; closed at the end.
+        observer: for the rule test: gives a number for a model. What it looks at, and with which labels, stays its own.
 
     Returns:
-        {"step", "selected_by", "seconds", last losses by name}.
+        {"step": of the weights that the run is judged by, "steps", "selected_by", "rules": {rule: selected by},
+        "seconds", "losses": the last ones by name}.
 
     Raises:
-        TrainError: a test video among `videos`, one class only, a loss that is not finite.
+        TrainError: a test video among `videos`, one class only, a loss that is not finite, a rule without its observer.
     """
     check(config, videos, stores)
+    if ("test" in config.select.rules) != (observer is not None):
+        raise TrainError("fit takes an observer where select.rule or select.also names test, and only there")
     config = resolved(config, videos)
     videos = [replace(v, events=()) for v in videos]  # labels of whole videos are all that supervision has
-    held_out = hold_out(videos, config) if config.select.rule == "val" else []
+    held_out = hold_out(videos, config) if "val" in config.select.rules else []
     held_ids = {v.id for v in held_out}
     kept = [v for v in videos if v.id not in held_ids]
 
     torch.manual_seed(config.seed)
     classes = config.head.options.get("classes", ()) if heads.get(config.head.name).takes_classes else ()
-    bags = BagDataset(kept, stores, config.data.resample, config.data.count, classes=classes)
+    data = config.data
+    bags = BagDataset(kept, stores, data.resample, data.count, classes=classes, dtype=data.dtype, among=videos)
     model = Model(config, {s.spec.modality: s.spec.dim for s in stores})
     for name, scaler in model.scalers.items():
-        scaler.fit(item[name] for item in bags.clips())  # type: ignore[operator]
+        scaler.fit(lambda name=name: (item[name] for item in bags.clips()))  # type: ignore[operator]
     model.to(device)
-    loop = Loop(config, model, bags, run, [s.spec for s in stores], torch.device(device), trackers)
-    if held_out:
-        loop.held_out = _clips(held_out, stores)
-        loop.held_labels = np.array([v.label for v in held_out])
+    place = torch.device(device)
+    looks = {"val": held_out_look(held_out, stores, place)} if held_out else {}
+    if observer is not None:
+        looks["test"] = observer
+    selection = Selection(config, model.dims, looks, place, videos=len(videos), held_out=len(held_out))
+    loop = Loop(config, model, bags, run, [s.spec for s in stores], selection, place, trackers)
     if resume:
         loop.restore()
     return loop.run_all()
@@ -89,7 +96,7 @@ def check(config: Config, videos: Sequence[Video], stores: Sequence[FeatureStore
         raise TrainError(
             f"training compares two classes, but the manifest has {counts[0]} normal and {counts[1]} anomalous videos"
         )
-    if config.select.rule == "val":
+    if "val" in config.select.rules:
         hold_out(videos, config)
     kind = heads.get(config.head.name)
     if kind.compares and config.train.sampler == "mixed":
@@ -152,7 +159,3 @@ def load_videos(videos: Sequence[Video], stores: Sequence[FeatureStore], *, allo
 def open_stores(roots: Sequence[Path]) -> list[FeatureStore]:
     """Opens one store per modality."""
     return [FeatureStore(root) for root in roots]
-
-
-def _clips(videos: Sequence[Video], stores: Sequence[FeatureStore]) -> list[dict[str, NDArray[np.float32]]]:
-    return [read_features(stores, v.id)[0] for v in videos]

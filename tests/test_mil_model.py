@@ -24,7 +24,7 @@ def scaled(scaler, x):
 def test_standardize_equals_numpy_over_all_crops_and_clips(sqrt):
     parts = videos()
     scaler = FeatureScaler(4, "standardize", sqrt=sqrt)
-    scaler.fit(parts)
+    scaler.fit(lambda: parts)
     rows = np.concatenate([x.reshape(-1, 4) for x in parts]).astype(np.float64)
     rows = np.sign(rows) * np.sqrt(np.abs(rows)) if sqrt else rows
     other = videos(seed=1)[1]
@@ -42,7 +42,7 @@ def test_deviation_of_features_far_from_zero():
     rng = np.random.default_rng(0)
     x = (1e4 + rng.standard_normal((1, 4000, 1))).astype(np.float32)
     scaler = FeatureScaler(1, "standardize")
-    scaler.fit([x])
+    scaler.fit(lambda: [x])
     assert float(scaler.deviation) == pytest.approx(x.astype(np.float64).std(), rel=1e-5)
 
 
@@ -51,7 +51,7 @@ def test_a_dimension_that_never_moves_is_not_blown_up():
     for x in parts:
         x[..., 2] = 7.3
     scaler = FeatureScaler(4, "standardize")
-    scaler.fit(parts)
+    scaler.fit(lambda: parts)
     assert np.abs(scaled(scaler, parts[1])[..., 2]).max() < 1e-5
     strange = parts[1].copy()
     strange[..., 2] = 8.3
@@ -61,9 +61,9 @@ def test_a_dimension_that_never_moves_is_not_blown_up():
 def test_clamp_limits_deviations_on_both_sides():
     parts = videos()
     scaler = FeatureScaler(4, "standardize", clamp=2.5)
-    scaler.fit(parts)
+    scaler.fit(lambda: parts)
     free = FeatureScaler(4, "standardize")
-    free.fit(parts)
+    free.fit(lambda: parts)
     strange = (parts[1] - 5) * 50
     assert np.array_equal(scaled(scaler, strange), np.clip(scaled(free, strange), -2.5, 2.5))
     assert scaled(scaler, strange).min() == -2.5
@@ -93,7 +93,7 @@ def test_padding_stays_zero_whatever_stands_there(scale):
     """Standardizing moves 0 to -mean/deviation; noise is added to all: neither may reach a padded row."""
     config = validate({"head": {"name": "ranking"}, "data": {"scale": scale}, "train": {"noise": 0.5}}, "test")
     model = Model(config, {"rgb": 6}).train()
-    model.scalers["rgb"].fit([np.random.default_rng(0).random((1, 50, 6), np.float32) + 3])
+    model.scalers["rgb"].fit(lambda: [np.random.default_rng(0).random((1, 50, 6), np.float32) + 3])
     bag = random_bag([4, 1, 7], [0, 1, 1], pad=2)
     bag.features["rgb"].masked_fill_(~bag.mask[:, None, :, None], 1e6)
     found = model.scaled(bag).x
@@ -114,7 +114,7 @@ def test_noise_is_of_training_only_and_of_the_size_asked_for():
 def test_modalities_come_in_the_order_of_the_model_each_with_its_own_scaler():
     config = validate({"head": {"name": "ranking"}, "data": {"scale": "standardize"}}, "test")
     model = Model(config, {"rgb": 6, "audio": 3}).eval()
-    model.scalers["audio"].fit([np.random.default_rng(0).random((1, 50, 3), np.float32)])
+    model.scalers["audio"].fit(lambda: [np.random.default_rng(0).random((1, 50, 3), np.float32)])
     bag = random_bag([4], [1], dims={"audio": 3, "rgb": 6})
     found = model.scaled(bag)
     assert list(found.features) == ["rgb", "audio"]
