@@ -29,6 +29,7 @@ class Bag:
             outside training.
         high, low: int64 indices of the anomalous and of the normal videos, in the order of the batch. Taken from
             `labels` where they lie on the host, so that nobody has to ask a GPU how many there are.
+        unnamed: whether an anomalous video shows none of the `classes`; False without classes. Found on the host too.
     """
 
     features: Mapping[str, Tensor]
@@ -38,10 +39,12 @@ class Bag:
     index: Tensor | None = None
     high: Tensor = field(init=False)
     low: Tensor = field(init=False)
+    unnamed: bool = field(init=False)
 
     def __post_init__(self) -> None:
         for name, label in (("high", 1), ("low", 0)):
             object.__setattr__(self, name, (self.labels == label).nonzero()[:, 0])
+        object.__setattr__(self, "unnamed", self.classes is not None and not self.classes[self.high].any(1).all())
         for name, x in self.features.items():
             if x.ndim != 4 or x.shape[0] != len(self.labels) or x.shape[2] != self.mask.shape[1]:
                 raise ValueError(

@@ -398,6 +398,12 @@ def test_what_is_kept_grows_and_is_read_as_far_as_it_goes():
     assert table.values.tolist() == [[6, 7, 8], [0, 0, 0], [1, 2, 0], [3, 4, 5]]
     assert table.read(torch.tensor([2, 7, 0]), 2).tolist() == [[1, 2], [0, 0], [6, 7]]
     assert table.read(torch.tensor([3]), 5).tolist() == [[3, 4, 5, 0, 0]]
+    table.put(torch.tensor([3, 0, 3]), torch.tensor([[1.0, 2.0], [6.0, 7.0], [1.0, 2.0]]))
+    assert table.values.tolist() == [[6, 7, 8], [0, 0, 0], [1, 2, 0], [1, 2, 5]]
+    table.put(torch.tensor([0]), torch.arange(4.0)[None])
+    assert table.values[:2].tolist() == [[0, 1, 2, 3], [0, 0, 0, 0]]
+    with pytest.raises(IndexError):
+        table.put(torch.tensor([4]), torch.ones(1, 4))
     other = PerVideo()
     other.write(torch.tensor([9]), torch.ones(1, 9))
     other.load_state_dict(table.state_dict(), strict=True)
@@ -427,7 +433,7 @@ def test_labels_get_better_in_a_real_run(tmp_path):
     fit(config, world.train, world.stores, run)
     kept = checkpoint.load(run.checkpoint).model.head
     assert int(kept.stage) == 2
-    lengths = [x["rgb"].shape[1] for x in BagDataset(world.train, world.stores, "full", 32).items]
+    lengths = [x["rgb"].shape[1] for x in BagDataset(world.train, world.stores, "full", 32).clips()]
     inside, outside = [], []
     for i, video in enumerate(world.train):
         row = kept.cleaned.read(torch.tensor([i]), lengths[i])[0].numpy()

@@ -185,6 +185,9 @@ def test_classes_that_do_not_fit_are_refused(change, message):
     out = head(bag)
     with pytest.raises(ValueError, match=message):
         head.loss(out, bag)
+    away = torch.device("meta")  # where nobody can ask for a value
+    with pytest.raises(ValueError, match=message):
+        head.to(away).loss(head(bag.to(away)), bag.to(away))
 
 
 @pytest.mark.parametrize(

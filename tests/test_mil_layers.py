@@ -1,4 +1,6 @@
-"""Convolutions that end where a video ends, and crops as further videos, against plain loops in float64."""
+"""Convolutions and norms that end where a video ends, crops as further videos: against plain loops in float64."""
+
+import copy
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from torch import nn
 
 from mil.layers.conv import conv
 from mil.layers.crops import crop_mean, fold, spread, unfold
+from mil.layers.kept import Staged
+from mil.layers.norm import batch_norm, batch_norm_by_sums
 
 
 def slow_conv(layer, x, lengths):
@@ -91,3 +95,60 @@ def test_the_mean_over_crops_is_0_where_padded():
     scores = torch.tensor([[[0.2, 0.5, 0.7], [0.4, 0.9, 0.1]]], dtype=torch.float64)
     mask = torch.tensor([[True, True, False]])
     assert crop_mean(scores, mask)[0].tolist() == pytest.approx([0.3, 0.7, 0.0], abs=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [[6, 1, 3], [6, 6, 6], [0, 2, 0]])
+@pytest.mark.parametrize("rubbish", [0.0, 1e3])
+def test_both_batch_norms_are_those_of_the_rows_that_are_there(lengths, rubbish):
+    """What a CPU does and what spares a GPU's host: scores, gradients and what is kept, after two steps."""
+    mask = torch.arange(6) < torch.tensor(lengths)[:, None]
+    found = []
+    for norm in (batch_norm, batch_norm_by_sums, None):
+        torch.manual_seed(0)
+        layer = nn.BatchNorm1d(4, momentum=0.3).double()
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+        for _ in range(2):
+            x = (3 * torch.randn(3, 6, 4, dtype=torch.float64) + 5).masked_fill(~mask[..., None], rubbish)
+            x.requires_grad_()
+            if norm:
+                y = norm(layer, x, mask)
+            else:
+                rows = layer(torch.stack([x[n, t] for n, length in enumerate(lengths) for t in range(length)]))
+                places = [n * 6 + t for n, length in enumerate(lengths) for t in range(length)]
+                y = torch.zeros(18, 4, dtype=torch.float64).index_put((torch.tensor(places),), rows).view(3, 6, 4)
+            (y * torch.linspace(-1, 1, 72, dtype=torch.float64).view(3, 6, 4)).square().sum().backward()
+        found.append([y.detach(), x.grad, layer.weight.grad, layer.bias.grad, *layer.buffers()])
+    for ours in found[:2]:
+        for a, b in zip(ours, found[2], strict=True):
+            assert a.shape == b.shape
+            assert (a - b).abs().max() < 1e-9 * (1 + b.abs().max())
+
+
+def test_both_batch_norms_agree_in_float32_and_sums_are_not_taken_in_bfloat16():
+    torch.manual_seed(0)
+    x, mask = torch.randn(8, 20, 5) + 1, torch.rand(8, 20) > 0.3
+    there, summed, short = (nn.BatchNorm1d(5) for _ in range(3))
+    assert (batch_norm(there, x, mask) - batch_norm_by_sums(summed, x, mask)).abs().max() < 1e-6
+    for a, b in zip(there.buffers(), summed.buffers(), strict=True):
+        assert torch.allclose(a.float(), b.float(), rtol=1e-6, atol=1e-6)
+    rounded = x.bfloat16()
+    found, expected = batch_norm_by_sums(short, rounded, mask), batch_norm(nn.BatchNorm1d(5), rounded.float(), mask)
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+def test_a_stage_stays_on_the_host_and_in_the_state_dict():
+    class Part(Staged):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 3)
+
+    part = Part()
+    part.stage.fill_(4)
+    moved = copy.deepcopy(part).to("meta")
+    assert moved.layer.weight.device.type == "meta"
+    assert (int(moved.stage), int(moved.double().state_dict()["stage"])) == (4, 4)
+    fresh = Part()
+    fresh.load_state_dict(part.state_dict(), strict=True)
+    assert int(fresh.stage) == 4

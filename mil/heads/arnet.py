@@ -69,17 +69,20 @@ class ARNetHead(Head):
 
     def loss(self, out: HeadOutput, bag: Bag) -> dict[str, Tensor]:
         """Cross entropy of the highest scores, and the center loss; that is 0 without a normal video."""
-        counts, low = bag.mask.sum(1), bag.labels == 0
+        counts, low = bag.mask.sum(1), bag.low
         top = out.scores.masked_fill(~bag.mask, -torch.inf).sort(dim=1, descending=True).values
         taken = torch.arange(top.shape[1], device=top.device) < (counts / self.share).ceil()[:, None]
-        labels = bag.labels[:, None].expand_as(top)
+        # the others are held to nothing: 1/2 is a probability
+        each = nn.functional.binary_cross_entropy(
+            top.masked_fill(~taken, 0.5), bag.labels[:, None].expand_as(top), reduction="none"
+        )
         scores, mask = out.scores, bag.mask
         if self.as_published:
-            longest = int(counts.max())
-            scores, mask = out.aux["padded"][:, :longest], torch.ones_like(bag.mask[:, :longest])
+            scores = out.aux["padded"]
+            mask = (torch.arange(top.shape[1], device=top.device) < counts.max()).expand_as(top)
         spread = _variance(scores[low], mask[low])
         return {
-            "bce": nn.functional.binary_cross_entropy(top[taken], labels[taken]),
+            "bce": (each * taken).sum() / taken.sum(),
             "center": self.center * spread.sum() / max(len(spread), 1),
         }
 

@@ -104,10 +104,11 @@ class BNWVADHead(Head):
         terms = {"normal": out.aux["chance"][low].norm(dim=1).mean()}
         for name, weight in zip(("1", "2"), self.triplet, strict=True):
             far = out.aux[f"divergence{name}"]
-            chosen = self._outliers(far[high].detach(), mask[high])
-            negative = far[high][chosen]  # video after video, in time
-            positive = self._farthest(far[low], mask[low])[: len(negative)]
-            terms[f"triplet{name}"] = weight * self._triplet(positive, negative)
+            negative = far[high]
+            chosen = self._outliers(negative.detach(), mask[high])
+            positive, there = self._farthest(far[low], mask[low])
+            there = there & (there.cumsum(0) <= chosen.sum())
+            terms[f"triplet{name}"] = weight * self._triplet(positive, there, negative.flatten(), chosen.flatten())
         return terms
 
     def _divergence(self, bn: nn.BatchNorm1d, x: Tensor, mask: Tensor) -> Tensor:
@@ -123,23 +124,33 @@ class BNWVADHead(Head):
         counts, far = mask.sum(1), far.masked_fill(~mask, -torch.inf)
         each = (counts.double() * self.video_ratio).floor()
         rank = far.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        total = max(int(int(counts.sum()) * self.batch_ratio), 1)
-        best = far.flatten().argsort(descending=True, stable=True)[:total]
-        of_all = torch.zeros_like(mask).flatten().index_fill(0, best, True).view_as(mask)
-        return ((rank < each[:, None]) | of_all) & mask
+        total = (counts.sum().double() * self.batch_ratio).floor().clamp(min=1)
+        of_all = far.flatten().argsort(descending=True, stable=True).argsort().view_as(rank)
+        return ((rank < each[:, None]) | (of_all < total)) & mask
 
-    def _farthest(self, far: Tensor, mask: Tensor) -> Tensor:
-        """The most divergent segment of every video, then every second, ...; (N, T), (N, T) bool -> (sum L,)."""
+    def _farthest(self, far: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The most divergent segment of every video, then every second, ...; (N, T), (N, T) bool -> (T * N,) and bool.
+
+        A shorter video has no segment of the last ranks: False, and 0.
+        """
         ranked = far.masked_fill(~mask, -torch.inf).sort(dim=1, descending=True, stable=True).values.T  # (T, N)
         if not self.as_published:
             ranked = ranked.sort(dim=1, descending=True).values
-        return ranked[ranked > -torch.inf]
+        ranked = ranked.flatten()
+        there = ranked > -torch.inf
+        return ranked.masked_fill(~there, 0), there
 
-    def _triplet(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """relu(1 + positive - negative), the mean over all or, as published, over pairs; (P,), (Q,) -> ()."""
-        if self.as_published:
-            return hinge(negative, positive, paired=True).mean()
-        return mean_hinge(negative, positive)
+    def _triplet(self, positive: Tensor, there: Tensor, negative: Tensor, chosen: Tensor) -> Tensor:
+        """relu(1 + positive - negative), the mean over all or, as published, over pairs; (P,), (P,), (Q,), (Q,) -> ().
+
+        Only of those `positive` that are `there`, and of those `negative` that are `chosen`.
+        """
+        if not self.as_published:
+            return mean_hinge(negative, positive, chosen, there)
+        (positive, there), (negative, chosen) = _to_front(positive, there), _to_front(negative, chosen)
+        pairs = hinge(negative, positive, paired=True)
+        both = there[: len(pairs)] & chosen[: len(pairs)]
+        return (pairs * both).sum() / both.sum()
 
     def exceptions(self) -> Mapping[str, str]:
         """What the paper does otherwise than every other."""
@@ -171,13 +182,21 @@ class BNWVADHead(Head):
         return {"rgb": dim}, {**options, "narrow": narrow}
 
 
-def mean_hinge(high: Tensor, low: Tensor, margin: float = 1.0) -> Tensor:
-    """Mean of relu(margin - high + low) over all pairs, without a matrix of them; (Q,), (P,) -> ().
+def _to_front(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Those that are there first, in their order; (P,), (P,) bool -> both anew."""
+    order = mask.int().argsort(descending=True, stable=True)
+    return x[order], mask[order]
 
-    A `low` is beaten by too little by those `high` that lie below low + margin: how many, and their sum, are read off
-    the sorted `high`.
+
+def mean_hinge(high: Tensor, low: Tensor, of_high: Tensor, of_low: Tensor, margin: float = 1.0) -> Tensor:
+    """Mean of relu(margin - high + low) over all pairs, without a matrix of them; (Q,), (P,), (Q,), (P,) -> ().
+
+    Only those are paired for which `of_high` and `of_low`, bool, are True: at least one of each. A `low` is beaten by
+    too little by those `high` that lie below low + margin: how many, and their sum, are read off the sorted `high`.
     """
-    goal, ordered = low + margin, high.sort().values
+    goal = low + margin
+    ordered = high.masked_fill(~of_high, torch.inf).sort().values  # the others last, below no goal
     below = torch.searchsorted(ordered.detach(), goal.detach())
-    sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)]).index_select(0, below)
-    return (below * goal - sums).sum() / (len(high) * len(low))
+    finite = ordered.masked_fill(ordered == torch.inf, 0)
+    sums = torch.cat([ordered.new_zeros(1), finite.cumsum(0)]).index_select(0, below)
+    return ((below * goal - sums) * of_low).sum() / (of_high.sum() * of_low.sum())

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, Progress, Scan, heads
 from mil.layers.crops import crop_mean
+from mil.layers.kept import Staged
 from mil.layers.per_video import PerVideo
 
 _NEAR = 4  # as_published: segments on each side of a certain one that are in the graph with it
 
 
 @heads.register("gcn")
-class GCNHead(Head):
+class GCNHead(Staged, Head):
     """A classifier and a graph network that cleans its labels are trained in turns; the classifier scores.
 
     Training has 1 + 2 * `rounds` stages, equal shares of the steps, and in each of them one part alone:
@@ -53,7 +54,6 @@ class GCNHead(Head):
     paper = "Zhong et al., CVPR 2019"
     remembers = True
     compares = False
-    stage: Tensor
 
     def __init__(
         self,
@@ -78,7 +78,6 @@ class GCNHead(Head):
             nn.Linear(dim, classifier), nn.ReLU(), nn.Dropout(dropout), nn.Linear(classifier, 1)
         )
         self.cleaner = Cleaner(dim, hidden, dropout)
-        self.register_buffer("stage", torch.tensor(0))
         self.predicted, self.sure = PerVideo(), PerVideo()  # the classifier's, and 1 where it is certain
         self.ensemble, self.cleaned = PerVideo(), PerVideo()
         self._seen: tuple[Tensor, Tensor, Tensor] | None = None  # of this step, for `after_step`
@@ -136,11 +135,17 @@ class GCNHead(Head):
         """Temporal ensembling: what the cleaner said in this step joins the running mean of each video it saw."""
         if self._seen is None:
             return
-        for index, said, nodes in zip(*self._seen, strict=True):  # in turn: two crops of one video may be in a batch
-            old = self.ensemble.read(index[None], len(said))
-            new = torch.where(nodes, self.alpha * old + (1 - self.alpha) * said, old)
-            self.ensemble.write(index[None], new)
+        index, said, nodes = self._seen
         self._seen = None
+        # crops of one video in a batch count as if they came in turn: the weight of each falls with those after it
+        same, joins = index[:, None] == index, nodes.to(said.dtype)
+        times, later = same.to(said.dtype) @ joins, same.triu(1).to(said.dtype) @ joins  # (B, T)
+        weights = (1 - self.alpha) * self.alpha**later * joins
+        new = self.alpha**times * self.ensemble.read(index, said.shape[1]) + same.to(said.dtype) @ (weights * said)
+        # the same row for all of them, to the bit: which is written last is left to the device
+        place = torch.arange(len(index), device=index.device)
+        first = torch.where(same, place, len(index)).amin(1)
+        self.ensemble.put(index, new[first])
 
     def _predict(self, bag: Bag) -> None:
         logits = self.classifier(bag.x).squeeze(-1)[0]  # (K, T)

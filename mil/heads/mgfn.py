@@ -120,7 +120,7 @@ class MGFNHead(Head):
     def _select(self, out: HeadOutput, bag: Bag) -> tuple[Tensor, Tensor]:
         """Scores of videos (B,), and their magnitudes at the selected segments, largest first, (B, K, topk)."""
         keep, mask = torch.ones_like(out.scores), bag.mask
-        for one in (bag.labels == 1, bag.labels == 0):  # in this order the authors' code draws
+        for one in (bag.high, bag.low):  # in this order the authors' code draws
             keep[one] = self.drop(keep[one])
         found = (self._magnitude(out.aux["before"]) * keep).masked_fill(~mask, -torch.inf)
         top = found.topk(min(self.topk, mask.shape[1]), dim=1).indices
@@ -199,5 +199,6 @@ def _others(m: Tensor) -> Tensor:
     """Mean squared distance of every two videos, crop by crop; (V, K, topk) -> (), 0 for a single video."""
     if len(m) < 2:
         return m.new_zeros(())
-    two = ~torch.eye(len(m), dtype=torch.bool, device=m.device)
-    return nn.functional.pairwise_distance(m[:, None], m)[two].square().mean()
+    squares = nn.functional.pairwise_distance(m[:, None], m).square().mean(-1)  # (V, V)
+    alone = torch.eye(len(m), dtype=torch.bool, device=m.device)
+    return squares.masked_fill(alone, 0).sum() / (len(m) * (len(m) - 1))

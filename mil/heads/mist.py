@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, Progress, Scan, heads
 from mil.layers.crops import crop_mean
+from mil.layers.kept import Staged
 from mil.layers.per_video import PerVideo
 from mil.losses import both_classes, hinge, topk_mean
 from mil.published import Published
@@ -18,7 +19,7 @@ _EPS = 1e-8  # inside the logarithms
 
 
 @heads.register("mist")
-class MISTHead(Head):
+class MISTHead(Staged, Head):
     """A generator ranked by video labels writes pseudo labels; an encoder with guided attention learns them and scores.
 
     Stage one, the first share of the steps: the pseudo label generator, D -> 512 -> 32 -> 1, ReLU after the first
@@ -54,7 +55,6 @@ class MISTHead(Head):
 
     paper = "Feng et al., CVPR 2021"
     remembers = True
-    stage: Tensor
 
     def __init__(
         self,
@@ -97,12 +97,11 @@ class MISTHead(Head):
                 nn.init.kaiming_normal_(layer.weight)
                 nn.init.zeros_(layer.bias)
         self.encoder = Encoder(dim, width, detectors, dropout[1])
-        self.register_buffer("stage", torch.tensor(0))  # 0: the generator's, 1: the encoder's
         self.pseudo = PerVideo()
 
     def forward(self, bag: Bag) -> HeadOutput:
         """x (B, K, T, D) -> scores (B, T) in [0, 1] of the stage's part: the mean over the crops, 0 where padded."""
-        if not self.stage:
+        if not self.stage:  # 0 the generator's, 1 the encoder's
             return HeadOutput(crop_mean(self.generator(bag.x).squeeze(-1), bag.mask))
         classes, guided = self.encoder(bag.x)  # (B, K, T, 2) each
         return HeadOutput(crop_mean(classes[..., 1], bag.mask), {"classes": classes, "guided": guided})

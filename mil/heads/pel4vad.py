@@ -12,7 +12,7 @@ from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.causal import distance_term, left_conv, masked_softmax
 from mil.layers.conv import conv
-from mil.layers.crops import crop_mean, fold, spread, unfold
+from mil.layers.crops import crop_mean, fold, of_crops, spread, unfold
 from mil.layers.prompts import NORMAL, prompt_table
 from mil.losses import sixteenth, topk_mean
 from mil.published import Published
@@ -144,22 +144,25 @@ class PEL4VADHead(Head):
         scores = out.aux["scores"]
         k = torch.where(labels == 1, sixteenth(mask), 1)
         video = topk_mean(scores, mask, k)
-        drawn = self._drawn(scores, out.aux["features"], shown)
+        drawn = self._drawn(scores, out.aux["features"], shown, of_crops(bag.high, bag.crops))
         return {"mil": nn.functional.binary_cross_entropy(video, labels), "prompts": self.kl * drawn}
 
     def _shown(self, bag: Bag) -> Tensor:
         if bag.classes is None or bag.classes.shape[1] != len(self.classes):
             found = "none" if bag.classes is None else f"{bag.classes.shape[1]}"
             raise ValueError(f"pel4vad was made for {len(self.classes)} classes, the bag has {found}; set head.classes")
-        if bool(((bag.labels == 1) & ~bag.classes.any(1)).any()):
+        if bag.unnamed:
             raise ValueError(
                 f"an anomalous video shows none of the classes {', '.join(self.classes)}; name all in head.classes, or "
                 "leave it out: it is filled from the training videos"
             )
         return bag.classes.to(self.prompts.dtype)
 
-    def _drawn(self, scores: Tensor, features: Tensor, shown: Tensor) -> Tensor:
-        """KL divergence between similarities to all the batch's prompts and who shares a class; shown (N, C) -> ()."""
+    def _drawn(self, scores: Tensor, features: Tensor, shown: Tensor, high: Tensor) -> Tensor:
+        """KL divergence between similarities to all the batch's prompts and who shares a class; shown (N, C) -> ().
+
+        The background is that of the anomalous samples, `high` (A,).
+        """
 
         def weighted(s: Tensor) -> Tensor:
             # padded features are 0, and cosines do not feel what the padded weights add to their sum
@@ -176,8 +179,8 @@ class PEL4VADHead(Head):
             own = torch.where(
                 anomalous[:, None], shown @ self.prompts[1:] / shown.sum(1, keepdim=True).clamp(min=1), self.prompts[0]
             )
-        normal = self.prompts[:1].expand(int(anomalous.sum()), -1)
-        videos = torch.cat([weighted(scores), weighted(1 - scores)[anomalous]])
+        normal = self.prompts[:1].expand(len(high), -1)
+        videos = torch.cat([weighted(scores), weighted(1 - scores)[high]])
         texts = torch.cat([own, normal])
         number = torch.cat([number, number.new_zeros(len(normal))])
         videos, texts = (nn.functional.normalize(x, dim=1) for x in (videos, texts))

@@ -1,8 +1,29 @@
-"""What a head keeps beside its parameters and learns the size of only while it trains."""
+"""What a head keeps beside its parameters: a tensor whose size it learns while it trains, and its stage."""
 
-from typing import Any
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
+
+
+class Staged(nn.Module):
+    """A head that trains in stages, before `Head` among its bases.
+
+    Which stage it is in, `stage` () int64, from 0, is part of the state dict. It stays on the host wherever the head
+    goes, so that no step has to ask a device.
+    """
+
+    stage: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("stage", torch.tensor(0))
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        stage = self.stage
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.stage = stage
+        return self
 
 
 class Kept(nn.Module):

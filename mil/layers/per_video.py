@@ -25,22 +25,31 @@ class PerVideo(nn.Module):
         """The first `length` numbers of those videos, (B,) -> (B, length). Raises ValueError where `index` is None."""
         if index is None:
             raise ValueError("labels of segments are kept by bag.index, and this bag has none; training bags have it")
-        out = self.values.new_zeros(len(index), length)
-        videos, segments = self.values.shape
-        known, segments = index < videos, min(segments, length)
-        out[known, :segments] = self.values[index[known], :segments]
-        return out
+        videos = len(self.values)
+        if not videos:
+            return self.values.new_zeros(len(index), length)
+        found = self.values[index.clamp(max=videos - 1), :length].masked_fill((index >= videos)[:, None], 0)
+        return nn.functional.pad(found, (0, length - found.shape[1]))
 
     def write(self, index: Tensor | None, values: Tensor) -> None:
-        """Puts (B, T) at the videos (B,), each named once. Further segments that a video may have stay."""
+        """Puts (B, T) at the videos (B,), each named once. Further segments that a video may have stay.
+
+        Waits for the device, which knows how many videos there are: not for a step.
+        """
         if index is None:
             raise ValueError("labels of segments are kept by bag.index, and this bag has none; training bags have it")
-        old = self.values
-        videos, segments = max(len(old), int(index.max()) + 1), max(old.shape[1], values.shape[1])
-        if (videos, segments) != tuple(old.shape):
-            self.values = old.new_zeros(videos, segments)
-            self.values[: len(old), : old.shape[1]] = old
-        self.values[index, : values.shape[1]] = values.detach().to(old.dtype)
+        self._grow(int(index.max()) + 1, values.shape[1])
+        self.put(index, values)
+
+    def put(self, index: Tensor, values: Tensor) -> None:
+        """`write` to videos that have been written before; the rows of one that is named twice must be equal."""
+        self._grow(0, values.shape[1])
+        self.values[index, : values.shape[1]] = values.detach().to(self.values.dtype)
+
+    def _grow(self, videos: int, segments: int) -> None:
+        more = (max(segments - self.values.shape[1], 0), max(videos - len(self.values), 0))
+        if any(more):
+            self.values = nn.functional.pad(self.values, (0, more[0], 0, more[1]))
 
     def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         found = state.get(prefix + "values")
