@@ -58,7 +58,7 @@ features: $(VENV)/.installed same-root ## what is missing of BACKBONE's features
 	$(WSVAD) extract "$(MANIFEST)" --backbone $(BACKBONE) --out "$(STORE)" --workers $(WORKERS) $(EXTRACT) || $(GO_ON)
 
 train: features ## RECIPE (or HEAD) with SEED -> OUT/runs; goes on where it was interrupted
-	@if [ -f "$(RUN)/checkpoints/last.json" ]; then echo "trained already: $(RUN)"; \
+	@if grep -qs '"state": "done"' "$(RUN)/status.json"; then echo "trained already: $(RUN)"; \
 	elif [ -f "$(RUN)/config.yaml" ]; then $(WSVAD) train $(RECIPE) --out "$(RUN)" --resume; \
 	else $(WSVAD) train $(RECIPE) --manifest "$(MANIFEST)" --features "$(STORE)" --seed $(SEED) --out "$(RUN)" $(ALLOW); fi
 

@@ -1,7 +1,7 @@
 """Checkpoints: weights in safetensors, everything else in a JSON beside them. Nothing is unpickled.
 
-last.safetensors    the weights
-last.json           format, config, modalities and sizes, feature specs, what selected these weights
+last.safetensors    the weights, and of which step they are
+last.json           format, step, config, modalities and sizes, feature specs, what selected these weights
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from data.files import aside, write_text
@@ -53,8 +53,9 @@ def save(
     step: int,
 ) -> None:
     """Writes `path`.safetensors and `path`.json, each in one step, the JSON last."""
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with aside(path.with_suffix(".safetensors")) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+        save_file(own, temporary, metadata={"step": str(step)})
     found = {
         "format": FORMAT,
         "step": step,
@@ -70,13 +71,20 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Reads what `save` wrote, strictly, in evaluation mode. Raises CheckpointError."""
     text, weights = path.with_suffix(".json"), path.with_suffix(".safetensors")
     if not (text.is_file() and weights.is_file()):
-        raise CheckpointError(f"no checkpoint {text}; the run never finished: wsvad train ... --resume")
+        raise CheckpointError(f"no checkpoint {text}; the run never got there: wsvad train ... --resume")
     try:
         found: dict[str, Any] = json.loads(text.read_text())
         if found["format"] != FORMAT:
             raise CheckpointError(f"{text} is of format {found['format']}, this wsvad reads {FORMAT}; upgrade wsvad")
         config = validate(found["config"], str(text))
         model = Model(config, found["dims"], filled=True)
+        with safe_open(weights, "pt") as file:
+            of_step = (file.metadata() or {}).get("step", str(found["step"]))  # files of older versions do not say
+        if of_step != str(found["step"]):
+            raise CheckpointError(
+                f"{text} is of step {found['step']}, the weights beside it of step {of_step}: saving was cut between "
+                "the two, or is going on; wsvad train ... --resume"
+            )
         state = load_file(weights)
         kept = {name.removeprefix(KEPT): state.pop(name) for name in list(state) if name.startswith(KEPT)}
         model.load_state_dict(state, strict=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C that lets a step finish, so that what is saved is whole."""
+"""Ctrl-C and SIGTERM that let a step finish, so that what is saved is whole."""
 
 import signal
 import threading
@@ -8,19 +8,30 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupt_held() -> Iterator[Callable[[], bool]]:
-    """Holds the first Ctrl-C back until the step is whole; the second one comes through at once."""
-    pressed: list[int] = []
+    """Yields a function that says whether Ctrl-C or SIGTERM came. The first is held back; the second comes through.
+
+    SIGTERM is how a queue takes a machine away (Slurm). A signal that this process ignores, as under nohup, stays so.
+    In another thread than the main one nothing is held.
+    """
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only there may signals be handled
         yield lambda: False
         return
-    before = signal.getsignal(signal.SIGINT)
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # None: a handler that is not Python's, which cannot be put back
+    before = {number: handler for number, handler in found.items() if handler not in (None, signal.SIG_IGN)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def hold(number: int, frame: object) -> None:
-        pressed.append(number)
-        signal.signal(signal.SIGINT, before)
+        came.append(number)
+        restore()
 
-    signal.signal(signal.SIGINT, hold)
+    for number in before:
+        signal.signal(number, hold)
     try:
-        yield lambda: bool(pressed)
+        yield lambda: bool(came)
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

@@ -1,4 +1,4 @@
-"""The loop over the steps of a run: its state, what is logged, when it looks at held-out videos and when it saves."""
+"""The loop over the steps of a run: its state, what is logged, when the rules look at it and when it saves."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,32 +6,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tqdm import tqdm
 
-from data.files import aside
+from data.files import aside, sweep
 from data.types import FeatureSpec
 from mil import checkpoint
 from mil.bag import Bag
 from mil.bags import BagDataset
 from mil.config import Config
+from mil.errors import TrainError
 from mil.heads import Progress
 from mil.interrupt import interrupt_held
 from mil.loader import Loader
 from mil.model import Model
 from mil.optim import Schedule
 from mil.rundir import RunDir
-from mil.scoring import score_clips
-from mil.step import Step, copied
+from mil.selection import Selection
+from mil.step import Step
 from mil.tracking import Tracker
 
+FORMAT = 2  # of resume.pt
+
 _DIVERGED = "lower train.optimizer.lr, or set train.clip_norm"
-
-
-class TrainError(ValueError):
-    """Training cannot start or go on; the message says what was found and what to change."""
 
 
 class Loop:
@@ -43,6 +40,7 @@ class Loop:
         bags: the training videos.
         run: where states, metrics and checkpoints go.
         specs: of the features, one per modality, for the checkpoint.
+        selection: whose weights are kept beside the last ones.
         device: where torch runs.
         trackers: where numbers go beside metrics.jsonl.
     """
@@ -54,22 +52,20 @@ class Loop:
         bags: BagDataset,
         run: RunDir,
         specs: Sequence[FeatureSpec],
+        selection: Selection,
         device: torch.device,
         trackers: Sequence[Tracker] = (),
     ) -> None:
         self.config, self.model, self.run, self.specs, self.device = config, model, run, specs, device
-        self.trackers = trackers
+        self.selection, self.trackers = selection, trackers
         self.take_step = Step(config.train, model)
         self.loader = Loader(bags, config, device)
         self.schedule = Schedule(config.train, self.loader.per_epoch)
-        self.best: dict[str, Tensor] | None = None
-        self.best_value, self.best_step, self.step = -1.0, 0, 0
-        self.held_out: list[dict[str, NDArray[np.float32]]] = []
-        self.held_labels: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.step = 0
 
     def run_all(self) -> dict[str, Any]:
-        """The steps that are left; writes the checkpoint and returns what `fit` returns."""
-        train, began = self.config.train, time.monotonic()
+        """The steps that are left; writes the checkpoints and returns what `fit` returns."""
+        train, select, began = self.config.train, self.config.select, time.monotonic()
         losses: dict[str, Tensor] = {}
         self.run.set_status("running")
         total = self.schedule.steps
@@ -81,12 +77,13 @@ class Loop:
                     self.step = step
                     if step % train.log_every == 0 or step == total:
                         self._log(step, losses)
-                    if self.held_out and (step % self.config.select.every == 0 or step == total):
-                        self._validate(step)
-                    if step % train.save_every == 0 or step == total or interrupted():
+                    if step % select.every == 0 or step == total:
+                        self._look(step)
+                    if interrupted() or (step % train.save_every == 0 and step < total):
                         self.save()
                     if interrupted():
                         raise KeyboardInterrupt
+                self.save()
         except KeyboardInterrupt:
             # one that came in the middle of a step is not saved: resume goes on from the last whole state
             self.run.set_status("interrupted", step=self.step)
@@ -97,12 +94,16 @@ class Loop:
         finally:
             for tracker in self.trackers:
                 tracker.close()
-        weights = self.best if self.best is not None else self.take_step.weights
-        selected_by = self._rule()
-        step = self.best_step if self.best is not None else self.step
-        dims = self.model.dims
-        checkpoint.save(self.run.checkpoint, weights, self.config, dims, self.specs, selected_by=selected_by, step=step)
-        summary = {"step": step, "selected_by": selected_by, "seconds": round(time.monotonic() - began, 3)}
+            self.loader.close()
+        said = {rule: self.selection.said(rule, total, total) for rule in select.rules}
+        summary = {
+            "step": self._kept(select.rule)[0],
+            "steps": total,
+            "selected_by": said[select.rule],
+            "rules": said,
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        self.run.drop_evaluations()
         self.run.set_status("done", **summary)
         return {**summary, "losses": {name: float(value) for name, value in losses.items()}}
 
@@ -140,58 +141,64 @@ class Loop:
         for tracker in self.trackers:
             tracker.log(values, step)
 
-    def _validate(self, step: int) -> None:
-        """Video-level AUC of the held-out training videos, each scored by its highest clip."""
-        weights, own = self.take_step.weights, copied(self.model.state_dict())
-        self.model.load_state_dict(weights)
-        best = [float(score_clips(self.model, item, self.device).max()) for item in self.held_out]
-        self.model.load_state_dict(own)
-        if not np.isfinite(best).all():
-            raise TrainError(f"the scores of held-out videos are {max(best)} after step {step}; {_DIVERGED}")
-        value = float(roc_auc_score(self.held_labels, best))
-        self._tell({"val/video_auc": value}, step)
-        if value > self.best_value:
-            self.best, self.best_value, self.best_step = copied(weights), value, step
+    def _look(self, step: int) -> None:
+        """Lets every rule that looks see the weights as they are now."""
+        if self.selection.looks:
+            self._check_finite()
+        for rule in self.selection.looks:
+            name, value = self.selection.look(rule, self.take_step.weights, step)
+            if not np.isfinite(value):
+                raise TrainError(f"the scores that {rule} looks at are not finite after step {step}; {_DIVERGED}")
+            self._tell({name: value}, step)
 
-    def _rule(self) -> str:
-        kind = f", weights averaged (EMA {self.config.train.ema})" if self.config.train.ema else ""
-        if self.best is None:
-            return f"last step ({self.step}), fixed beforehand{kind}"
-        return (
-            f"best video-level AUC ({self.best_value:.4f}, step {self.best_step} of {self.step}) on "
-            f"{len(self.held_out)} held-out training videos{kind}"
-        )
+    def _kept(self, rule: str) -> tuple[int, Mapping[str, Tensor] | None]:
+        """The step and the weights that a rule keeps now; None where it has not looked yet."""
+        if rule == "last":
+            return self.step, self.take_step.weights
+        best = self.selection.best[rule]
+        return best.step, best.weights
 
-    def save(self) -> None:
-        """Writes the state to resume from. Raises TrainError when the weights are not finite."""
+    def _check_finite(self) -> None:
         if bad := [name for name, value in self.model.state_dict().items() if not torch.isfinite(value).all()]:
             raise TrainError(f"{bad[0]} holds values that are not finite after step {self.step}; {_DIVERGED}")
+
+    def save(self) -> None:
+        """Writes the state to resume from, then the checkpoint of every rule. Raises TrainError when not finite."""
+        self._check_finite()
         state = {
+            "format": FORMAT,
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.take_step.optimizer.state_dict(),
             "average": self.take_step.average,
-            "best": self.best,
-            "best_value": self.best_value,
-            "best_step": self.best_step,
+            "selection": self.selection.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
         with aside(self.run.root / "resume.pt") as temporary:
             torch.save(state, temporary)
+        for rule in self.config.select.rules:
+            step, weights = self._kept(rule)
+            if weights is not None:
+                said = self.selection.said(rule, self.step, self.schedule.steps)
+                path, dims = self.run.checkpoint_of(rule), self.model.dims
+                checkpoint.save(path, weights, self.config, dims, self.specs, selected_by=said, step=step)
 
     def restore(self) -> None:
-        """Goes back to the last state, or starts at the beginning when the run had none yet."""
+        """Goes back to the last state, or starts at the beginning when the run had none yet. Raises TrainError."""
+        sweep(self.run.root)  # what the killed one was writing
         path = self.run.root / "resume.pt"
         if not path.is_file():
             self.run.keep_metrics(0)
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if state.get("format") != FORMAT:
+            raise TrainError(f"{path} was written by another wsvad, which can go on with it; or train anew with --out")
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.take_step.optimizer.load_state_dict(state["optimizer"])
         self.take_step.average = state["average"]
-        self.best, self.best_value, self.best_step = state["best"], state["best_value"], state["best_step"]
+        self.selection.load_state_dict(state["selection"])
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([r.cpu() for r in state["cuda_rng"]])

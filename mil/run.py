@@ -7,11 +7,14 @@ from typing import Any
 
 from data import manifest
 from data.store import FeatureStore
+from data.types import Video
 from mil import config as configs
 from mil.config import Config
 from mil.heads import heads
 from mil.heads.base import members
 from mil.rundir import RunDir, RunError
+from mil.selection import Look
+from mil.tracking import check_trackers, make_trackers
 from mil.train import check, fit, load_videos, open_stores, resolved
 
 log = logging.getLogger(__name__)
@@ -32,8 +35,9 @@ def start_run(
 ) -> tuple[RunDir, dict[str, Any]]:
     """Checks everything, makes the run's folder, trains. Returns the run and what `fit` returns.
 
-    `track` names trackers beside metrics.jsonl.
+    `track` names trackers beside metrics.jsonl: "tensorboard", "wandb".
     """
+    check_trackers(track)
     config = configs.load(recipe, overrides, seed=seed)
     videos = manifest.read(manifest_path)
     given = open_stores(feature_roots)
@@ -41,17 +45,26 @@ def start_run(
     for store in given:
         if store not in stores:
             log.info("%s: %s features are not used (data.modalities)", store.root, store.spec.modality)
-    wanted = [v for v in videos if v.split == "train"]
-    train = load_videos(wanted, stores, allow_missing=allow_missing)
+    wanted = _used(config, videos)
+    present = load_videos(wanted, stores, allow_missing=allow_missing)
+    train = [v for v in present if v.split == "train"]
     check(config, train, stores)
     config = resolved(config, train)
-    left_out = sorted({v.id for v in wanted} - {v.id for v in train})
+    observer = _observer(config, present, stores, device)
+    left_out = sorted({v.id for v in wanted} - {v.id for v in present})
     run = RunDir.create(out, config, videos, stores, command, left_out=left_out)
-    return run, fit(config, train, stores, run, device=device)
+    trackers = make_trackers(track, run, config)
+    return run, fit(config, train, stores, run, device=device, observer=observer, trackers=trackers)
 
 
-def resume_run(recipe: str, out: Path, *, device: str = "cpu") -> tuple[RunDir, dict[str, Any]]:
-    """Continues a run from its last state. Raises RunError when it is of another recipe, or done already."""
+def resume_run(
+    recipe: str, out: Path, *, device: str = "cpu", track: Sequence[str] = ()
+) -> tuple[RunDir, dict[str, Any]]:
+    """Continues a run from its last state; `track` as for `start_run`, a tracker goes on where it was.
+
+    Raises RunError when it is of another recipe, or done already.
+    """
+    check_trackers(track)
     run = RunDir(out)
     config = run.config
     if Path(recipe).stem != config.recipe:
@@ -61,8 +74,24 @@ def resume_run(recipe: str, out: Path, *, device: str = "cpu") -> tuple[RunDir, 
     stores = run.open_stores()
     # the same videos as at the start: a lost feature file or a late one would change every batch
     left_out = run.left_out
-    train = load_videos([v for v in run.videos if v.split == "train" and v.id not in left_out], stores)
-    return run, fit(config, train, stores, run, device=device, resume=True)
+    present = load_videos([v for v in _used(config, run.videos) if v.id not in left_out], stores)
+    train, observer = [v for v in present if v.split == "train"], _observer(config, present, stores, device)
+    trackers = make_trackers(track, run, config)
+    return run, fit(config, train, stores, run, device=device, resume=True, observer=observer, trackers=trackers)
+
+
+def _used(config: Config, videos: Sequence[Video]) -> list[Video]:
+    """Training videos; those of the test split only where they select."""
+    return [v for v in videos if v.split == "train" or (v.split == "test" and "test" in config.select.rules)]
+
+
+def _observer(config: Config, videos: Sequence[Video], stores: Sequence[FeatureStore], device: str) -> Look | None:
+    """What the rule test looks by, where it is followed: the only thing of test videos that training is given."""
+    if "test" not in config.select.rules:
+        return None
+    from mil.optimistic import optimistic_look  # late: it evaluates, and evaluation imports training
+
+    return optimistic_look(config, [v for v in videos if v.split == "test"], stores, device)
 
 
 def chosen(config: Config, stores: Sequence[FeatureStore]) -> list[FeatureStore]:

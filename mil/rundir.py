@@ -1,9 +1,9 @@
 """The run directory: everything one training run was made of and led to.
 
 config.yaml  manifest.csv  environment.json  features.json      what went in
-left_out.txt                                                    training videos without features, when there are any
-log.txt  metrics.jsonl  status.json  resume.pt                  how it went
-checkpoints/last.{safetensors,json}                             what came out
+left_out.txt                                                    videos it does without, having no features
+log.txt  metrics.jsonl  status.json  resume.pt                  how it went; status.json alone says that it is done
+checkpoints/<rule>.{safetensors,json}                           what came out: weights that each rule keeps
 eval/<split>-<protocol>.json  eval/..._scores.npz               numbers, and the frame scores behind them
 """
 
@@ -98,7 +98,7 @@ class RunDir:
 
     @property
     def left_out(self) -> set[str]:
-        """Ids of the training videos that had no features when the run began."""
+        """Ids of the videos of training, and of a test split that selects, that had no features when the run began."""
         path = self.root / "left_out.txt"
         return set(path.read_text(encoding="utf-8").split("\n")) - {""} if path.is_file() else set()
 
@@ -124,8 +124,14 @@ class RunDir:
         write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
     def set_status(self, state: str, **details: Any) -> None:
-        """Writes status.json: running, done or failed."""
+        """Writes status.json: running, interrupted, failed or done."""
         write_text(self.root / "status.json", json.dumps({"state": state, **details}, indent=2) + "\n")
+
+    def drop_evaluations(self) -> None:
+        """Removes what was evaluated before the run is done: of weights that are no more."""
+        for pattern in ("*.json", "*_scores.npz"):
+            for path in (self.root / "eval").glob(pattern):
+                path.unlink(missing_ok=True)
 
     @property
     def status(self) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mil.options import PATH, json_option, load_plugins, plugins_option
+
+RULES = ["last", "val", "test"]
 
 
 @click.command()
@@ -20,7 +23,16 @@ from mil.options import PATH, json_option, load_plugins, plugins_option
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="train.precision.  [recipe's, fp32]")
 @click.option("--compile", "compiled", type=click.Choice(["no", "yes", "graphs"]), help="train.compile.  [no]")
-@click.option("--select", type=click.Choice(["last", "val", "test"]), help="select.rule.  [recipe's, last]")
+@click.option(
+    "--select", type=click.Choice(RULES), help="select.rule: which weights the run is judged by.  [recipe's, last]"
+)
+@click.option(
+    "--also",
+    type=click.Choice(RULES),
+    multiple=True,
+    help="select.also: a further rule, with weights of its own; all three: --also val --also test.",
+)
+@click.option("--track", multiple=True, help="tensorboard (RUN/tensorboard) or wandb, beside metrics.jsonl.")
 @click.option("--resume", is_flag=True, help="Go on with the run at --out, with its own recipe and features.")
 @click.option("--allow-missing", is_flag=True, help="Leave out training videos that have no features.")
 @json_option
@@ -36,25 +48,32 @@ def train(
     precision: str | None,
     compiled: str | None,
     select: str | None,
+    also: tuple[str, ...],
+    track: tuple[str, ...],
     resume: bool,
     allow_missing: bool,
     as_json: bool,
     plugins: tuple[Path, ...],
 ) -> None:
-    """Train a head by RECIPE (a name from `wsvad ls recipes`, or a YAML file) on the training videos of a manifest."""
+    """Train a head by RECIPE (a name from `wsvad ls recipes`, or a YAML file) on the training videos of a manifest.
+
+    Weights are kept by rules: `last` keeps those of the last step; `val` the best on training videos that are held out
+    from all of the run; `test` the best on the test videos, which is OPTIMISTIC and is called so beside every number.
+    """
     from extract.device import device_of
     from mil.run import resume_run, start_run
 
     load_plugins(plugins)
     device = device_of(device)
     named = {"train.precision": precision, "train.compile": compiled, "select.rule": select}
+    named["select.also"] = f"[{', '.join(also)}]" if also else None
     overrides = (*overrides, *(f"{key}={value}" for key, value in named.items() if value is not None))
     if resume:
         if overrides or seed is not None or features or manifest:
             raise click.UsageError(
                 "--resume takes everything from the run; leave out --manifest, --features, --set, --seed and the like"
             )
-        run, summary = resume_run(recipe, out, device=device)
+        run, summary = resume_run(recipe, out, device=device, track=track)
     else:
         if manifest is None or not features:
             raise click.UsageError("training needs --manifest FILE and --features STORE")
@@ -68,11 +87,15 @@ def train(
             device=device,
             allow_missing=allow_missing,
             command=sys.argv,
+            track=track,
         )
     if as_json:
         click.echo(json.dumps({"run": str(run.root), **summary}))
     else:
-        click.echo(f"trained {summary['step']} steps in {summary['seconds']:.1f} s; kept: {summary['selected_by']}")
+        click.echo(f"trained {summary['steps']} steps in {summary['seconds']:.1f} s; kept: {summary['selected_by']}")
+        for rule, said in summary["rules"].items():
+            if said != summary["selected_by"]:
+                click.echo(f"kept beside it, by {rule}: {said}")
         click.echo(f"wrote {run.root}; now: wsvad eval {run.root}" + "".join(f" --plugin {p}" for p in plugins))
 
 
@@ -83,7 +106,9 @@ def train(
 @click.option("--manifest", type=PATH, help="Other videos than the run's own.")
 @click.option("--features", type=PATH, multiple=True, help="Where the features are now, when the stores have moved.")
 @click.option("--allow-missing", is_flag=True, help="Leave out videos without features; they are listed in the result.")
-@click.option("--rule", type=click.Choice(["last", "val", "test"]), help="Whose weights.  [the run's select.rule]")
+@click.option(
+    "--rule", type=click.Choice(RULES), help="The weights of this rule alone.  [all, first the run's select.rule]"
+)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--crop", help="Score one crop, by name.  [the mean over all]")
 @click.option(
@@ -107,28 +132,64 @@ def evaluate(
     as_json: bool,
     plugins: tuple[Path, ...],
 ) -> None:
-    """Frame-level numbers of a run, with the protocol and what selected the checkpoint beside them."""
+    """Frame-level numbers of a run, with the protocol and what selected the checkpoint beside them.
+
+    A run that followed several rules is evaluated by each: all of the one that it is judged by, then a table.
+    """
     from extract.device import device_of
     from mil.evaluate import evaluate_run
     from mil.rundir import RunDir
 
     load_plugins(plugins)
     device = device_of(device)
-    result = evaluate_run(
-        RunDir(run),
-        split=split,
-        protocol_name=protocol,
-        manifest_path=manifest,
-        feature_roots=features,
-        allow_missing=allow_missing,
-        crop=crop,
-        resamples=bootstrap,
-        device=device,
-        rule=rule,
-        precision=precision,
-    )
-    click.echo(json.dumps(result.numbers) if as_json else describe(result.numbers))
-    click.echo(f"wrote {result.path}", err=True)
+    of_run = RunDir(run)
+    followed = of_run.config.select.rules
+    if rule is not None and rule not in followed:
+        raise ValueError(f"{run} kept no weights by {rule}, only by {', '.join(followed)}; train with --also {rule}")
+    results = {}
+    for one in [rule] if rule else followed:
+        if one != followed[0] and one != rule and not of_run.checkpoint_of(one).with_suffix(".json").is_file():
+            click.echo(f"WARNING: no weights by {one} yet", err=True)  # of a run that is not done
+            continue
+        results[one] = evaluate_run(
+            of_run,
+            split=split,
+            protocol_name=protocol,
+            manifest_path=manifest,
+            feature_roots=features,
+            allow_missing=allow_missing,
+            crop=crop,
+            resamples=bootstrap,
+            device=device,
+            rule=one,
+            precision=precision,
+        )
+    judged = next(iter(results.values())).numbers
+    finished = of_run.status["state"] == "done"
+    if as_json:
+        shown = ("auc", "ap", "step", "selected_by", "optimistic")
+        rules = {one: {name: result.numbers[name] for name in shown} for one, result in results.items()}
+        click.echo(json.dumps({**judged, "finished": finished, "rules": rules}))
+    else:
+        click.echo(describe(judged))
+        if not finished:
+            click.echo(
+                f"WARNING: training is not done, these weights are of step {judged['step']}; go on with --resume"
+            )
+        if len(results) > 1:
+            click.echo(side_by_side([result.numbers for result in results.values()]))
+    for result in results.values():
+        click.echo(f"wrote {result.path}", err=True)
+
+
+def side_by_side(every: Sequence[dict[str, Any]]) -> str:
+    """One line for each rule of a run, first the one that it is judged by."""
+    lines = [f"{'rule':<6} {'step':>7} {'AUC':>8} {'AP':>8}"]
+    for numbers in every:
+        auc, ap = ("-" if numbers[n] is None else f"{numbers[n]:.4f}" for n in ("auc", "ap"))
+        mark = "  OPTIMISTIC: chosen on the test videos" if numbers["optimistic"] else ""
+        lines.append(f"{numbers['rule']:<6} {numbers['step']:>7} {auc:>8} {ap:>8}{mark}")
+    return "\n".join(lines)
 
 
 def describe(numbers: dict[str, Any]) -> str:
@@ -164,6 +225,8 @@ def describe(numbers: dict[str, Any]) -> str:
         lines.append(f"in brackets: 95 % intervals, {numbers['ci95_about']}")
     if "features" in numbers["lengths_from"]:
         lines.append("true lengths are unknown: a video counts for the frames of its features")
+    if numbers["optimistic"]:
+        lines.append("WARNING: OPTIMISTIC: these weights were chosen on the test videos; compare with the like alone")
     if numbers["random_weights"]:
         lines.append("WARNING: these features come from a net with random weights; the numbers say nothing about it")
     if numbers["missing"]:

@@ -15,11 +15,12 @@ import torch
 from data.types import FeatureSpec
 from mil import checkpoint
 from mil.bags import Bag
-from mil.config import validate
+from mil.config import SelectConfig, validate
 from mil.evaluate import evaluate_run
 from mil.heads import Progress, heads
 from mil.loop import Loop
 from mil.model import Model
+from mil.optimistic import optimistic_look
 from mil.published import PublishedError, give_back, take_in
 from mil.train import fit
 from tests.mil_helpers import make_world, random_bag, take
@@ -295,7 +296,7 @@ def test_a_checkpoint_gives_the_same_scores_to_the_bit(name, variant, tmp_path):
     config = validate(values, "test")
     dims = dims_of(name, several=True)
     model = Model(config, dims).eval()
-    model.scalers["rgb"].fit([torch.randn(2, 30, 6).numpy()])
+    model.scalers["rgb"].fit(lambda: [torch.randn(2, 30, 6).numpy()])
     crops = {n: ("full",) if n == "audio" else ("left", "right") for n in dims}
     specs = [FeatureSpec(f"of_{n}", d, modality=n, crops=crops[n]) for n, d in dims.items()]
     checkpoint.save(
@@ -371,13 +372,19 @@ def test_it_learns_planted_anomalies_from_video_labels_alone(name, variant, worl
         assert found[metric] > least, metric
 
 
-@each_default
-def test_a_resumed_run_ends_with_the_same_bytes(name, variant, worlds, request, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "variant", "also"),
+    [*((name, variant, ()) for name, variant in DEFAULTS), ("mist", {}, ("val", "test"))],
+    ids=[*heads, "mist-every rule"],
+)
+def test_a_resumed_run_ends_with_the_same_bytes(name, variant, also, worlds, request, monkeypatch):
     """Interrupted in the middle of a step, after the last state was saved; several stages fit into these few steps."""
     world = worlds(name)
     config = contract_config(name, variant, steps=9, save_every=2, pairs=4, batch=8, ema=0.9)
+    config = config.model_copy(update={"select": SelectConfig(also=also, every=3)})
+    observer = optimistic_look(config, world.test, world.stores) if also else None
     straight, broken = (world.run(f"{request.node.name}-{kind}", config) for kind in ("straight", "broken"))
-    fit(config, world.train, world.stores, straight)
+    fit(config, world.train, world.stores, straight, observer=observer)
     update = Loop.update
 
     def stop(self, step):
@@ -387,12 +394,13 @@ def test_a_resumed_run_ends_with_the_same_bytes(name, variant, worlds, request, 
 
     monkeypatch.setattr(Loop, "update", stop)
     with pytest.raises(KeyboardInterrupt):
-        fit(config, world.train, world.stores, broken)
+        fit(config, world.train, world.stores, broken, observer=observer)
     monkeypatch.undo()
-    fit(config, world.train, world.stores, broken, resume=True)
-    for end in (".safetensors", ".json"):
-        files = [run.checkpoint.with_suffix(end).read_bytes() for run in (straight, broken)]
-        assert files[0] == files[1]
+    fit(config, world.train, world.stores, broken, resume=True, observer=observer)
+    for rule in config.select.rules:
+        for end in (".safetensors", ".json"):
+            files = [run.checkpoint_of(rule).with_suffix(end).read_bytes() for run in (straight, broken)]
+            assert files[0] == files[1]
     assert (straight.root / "metrics.jsonl").read_bytes() == (broken.root / "metrics.jsonl").read_bytes()
 
 

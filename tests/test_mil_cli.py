@@ -1,6 +1,8 @@
 """The command line: what a shell and a program see. Results on stdout, messages of one line, exit codes 0, 1, 2."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -111,6 +113,9 @@ def test_train_and_eval_from_shell_to_numbers(world, wsvad, run):
     numbers = json.loads(result.stdout)
     assert numbers["auc"] > 0.5
     assert numbers["frames"] == sum(v.num_frames for v in world.test)
+    assert numbers.pop("finished") is True
+    rules = {"last": {name: numbers[name] for name in ("auc", "ap", "step", "selected_by", "optimistic")}}
+    assert numbers.pop("rules") == rules
     assert numbers == json.loads((run / "eval" / "test-frames.json").read_text())
     assert str(run / "eval" / "test-frames.json") in result.stderr
     text = wsvad("eval", run)
@@ -197,10 +202,11 @@ def test_heads_are_listed_with_their_paper_their_features_and_their_recipes(wsva
         "about": "Scores each segment alone; an anomalous video's best must beat a normal video's best.",
         "paper": "Sultani et al., CVPR 2018",
         "modalities": ["any"],
-        "recipes": ["motion_ranking", "ranking"],
+        "recipes": ["motion_ranking", *(f"ranking{end}" for end in ("", "_folder", "_sh", "_ucf", "_xd"))],
+        "published": ["ranking"],
     }
     (line,) = [line for line in wsvad("ls", "heads").stdout.splitlines() if line.startswith("ranking ")]
-    assert line.endswith("[Sultani et al., CVPR 2018]  any; motion_ranking, ranking")
+    assert line.endswith("[Sultani et al., CVPR 2018]  any; published: ranking")
     listed = [recipe for row in rows.values() for recipe in row["recipes"]]
     recipes = {row["name"]: row for row in json.loads(wsvad("ls", "recipes", "--json").stdout)}
     assert sorted(listed) == sorted(recipes), "each recipe trains one head"
@@ -282,10 +288,72 @@ def test_interrupted_training_says_how_to_go_on_and_goes_on(world, wsvad, tmp_pa
     assert result.exit_code == 130
     assert "--resume" in result.stderr
     assert json.loads((out / "status.json").read_text())["state"] == "interrupted"
-    one_line_error(wsvad("eval", out), "no checkpoint", "--resume")
+    early = wsvad("eval", out)
+    assert "selected by: step 4 of 6, unfinished" in early.stdout
+    assert "WARNING: training is not done, these weights are of step 4" in early.stdout
+    assert json.loads(wsvad("eval", out, "--json").stdout)["finished"] is False
     result = wsvad("train", "motion_ranking", "--out", out, "--resume", "--json")
     assert (result.exit_code, json.loads(result.stdout)["step"]) == (0, 6)
-    assert wsvad("eval", out).exit_code == 0
+    result = wsvad("eval", out)
+    assert result.exit_code == 0
+    assert "WARNING" not in result.stdout
+
+
+def test_a_run_that_was_interrupted_before_it_saved_has_nothing_to_evaluate(world, wsvad, tmp_path, monkeypatch):
+    from mil.loop import Loop
+
+    def cut(self, step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    places = ["--manifest", world.manifest, "--features", world.stores[0].root, "--out", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "update", cut)
+        assert wsvad("train", "motion_ranking", *places, *QUICK).exit_code == 130
+    one_line_error(wsvad("eval", tmp_path / "run"), "no checkpoint", "--resume")
+
+
+def test_no_number_of_weights_chosen_on_test_videos_is_shown_without_that_word(world, wsvad, tmp_path):
+    """In the output of train and eval, as text and as JSON, and in every file that a reader may open."""
+    out = tmp_path / "run"
+    train = ["train", "motion_ranking", "--manifest", world.manifest, "--features", world.stores[0].root, "--out", out]
+    result = wsvad(*train, *QUICK, "--also", "val", "--also", "test", "--set", "select.every=2")
+    assert result.exit_code == 0, result.stderr
+    kept = [line for line in result.stdout.splitlines() if "kept" in line]
+    assert len(kept) == 3
+    assert "kept: last step (6), fixed beforehand; trained on 6 of 8 videos: 20 % held out" in kept[0]
+    assert "kept beside it, by val: best video-level AUC (" in kept[1]
+    assert "kept beside it, by test: OPTIMISTIC: best test frame AUC (" in kept[2]
+
+    *full, heading, last, val, test = wsvad("eval", out).stdout.splitlines()
+    assert heading.split() == ["rule", "step", "AUC", "AP"]
+    numbers = json.loads(wsvad("eval", out, "--json").stdout)
+    assert list(numbers["rules"]) == ["last", "val", "test"]
+    for line, (rule, found) in zip((last, val, test), numbers["rules"].items(), strict=True):
+        assert line.split()[:4] == [rule, str(found["step"]), f"{found['auc']:.4f}", f"{found['ap']:.4f}"]
+        assert ("OPTIMISTIC" in line, found["optimistic"]) == (rule == "test",) * 2
+        assert ("OPTIMISTIC" in found["selected_by"]) == (rule == "test")
+    assert not any("OPTIMISTIC" in line for line in full)
+    assert (numbers["rule"], numbers["auc"]) == ("last", numbers["rules"]["last"]["auc"])
+
+    alone = wsvad("eval", out, "--rule", "test").stdout
+    assert "selected by: OPTIMISTIC: best test frame AUC" in alone
+    assert "WARNING: OPTIMISTIC" in alone
+    assert "rule " not in alone.splitlines()[-1]
+    numbers = json.loads(wsvad("eval", out, "--rule", "test", "--json").stdout)
+    assert (list(numbers["rules"]), numbers["optimistic"]) == (["test"], True)
+
+    files = [*(out / "eval").glob("*by_test*.json"), out / "checkpoints" / "test.json", out / "status.json"]
+    assert len(files) == 3
+    assert all("OPTIMISTIC" in path.read_text() for path in files)
+    for line in (out / "metrics.jsonl").read_text().splitlines():
+        assert "test" not in line or "OPTIMISTIC" in line
+
+    judged = tmp_path / "judged"
+    result = wsvad(*train[:-1], judged, *QUICK, "--select", "test")
+    assert "kept: OPTIMISTIC: best test frame AUC (" in result.stdout
+    assert "WARNING: OPTIMISTIC" in wsvad("eval", judged).stdout
+    one_line_error(wsvad("eval", judged, "--rule", "val"), "kept no weights by val, only by test", "--also val")
 
 
 def test_missing_features_stop_or_are_left_out(world, wsvad, run, tmp_path):

@@ -13,15 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mil import checkpoint, scoring
+from mil import checkpoint
 from mil import config as configs
 from mil.config import validate
 from mil.evaluate import evaluate_run
 from mil.heads import Head, HeadOutput, Progress, heads
 from mil.losses import topk_bce
-from mil.model import Model
 from mil.run import start_run
-from mil.scoring import score_clips
 from mil.train import TrainError, check, fit, resolved
 from tests.mil_helpers import make_world, metrics_lines
 
@@ -105,7 +103,7 @@ def config_of(name="diary", head=(), data=(), select=(), **train):
     return validate(
         {
             "head": {"name": name, **dict(head)},
-            "data": {"count": 6, "scale": "standardize", **dict(data)},
+            "data": {"count": 6, "scale": "standardize", "dtype": "float32", **dict(data)},
             "train": {"steps": 7, "pairs": 2, "batch": 4, "log_every": 1, "optimizer": {"lr": 0.05}, **train},
             "select": dict(select),
             "seed": 3,
@@ -245,7 +243,7 @@ SETUPS = {
         "noise": 0.1,
         "lr_schedule": "cosine",
     },
-    "held out": {"select": {"rule": "val", "every": 2, "fraction": 0.4}, "save_every": 2, "ema": 0.8, "pairs": 1},
+    "held out": {"select": {"also": ["val"], "every": 2, "fraction": 0.4}, "save_every": 2, "ema": 0.8, "pairs": 1},
 }
 
 
@@ -269,7 +267,8 @@ def test_interrupted_anywhere_and_resumed_a_run_ends_with_the_same_bytes(world, 
         with pytest.raises(KeyboardInterrupt):
             fit(config, world.train, world.stores, run)
     fit(config, world.train, world.stores, run, resume=True)
-    for name in ("checkpoints/last.safetensors", "checkpoints/last.json", "metrics.jsonl"):
+    kept = [f"checkpoints/{rule}{end}" for rule in config.select.rules for end in (".safetensors", ".json")]
+    for name in ("metrics.jsonl", *kept):
         assert (run.root / name).read_bytes() == (whole.root / name).read_bytes(), name
 
 
@@ -432,52 +431,6 @@ def test_a_run_says_the_classes_it_was_trained_with(world, tmp_path):
     recipe.write_text("head: {name: named}\ntrain: {steps: 1}\n")
     run, _ = start_run(str(recipe), [], world.manifest, [s.root for s in world.stores], tmp_path / "run")
     assert list(run.config.head.options["classes"]) == ["Planted"]
-
-
-# -- long videos ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["ranking", "deepmil", "diary"])
-def test_crop_by_crop_a_video_scores_as_all_at_once(name, monkeypatch):
-    torch.manual_seed(0)
-    model = Model(validate({"head": {"name": name}}, "test"), {"rgb": 6, "audio": 3}).train()
-    rng = np.random.default_rng(0)
-    features = {
-        "rgb": rng.standard_normal((5, 20, 6)).astype(np.float32),
-        "audio": rng.standard_normal((1, 20, 3)).astype(np.float32),
-    }
-    seen, real = [], model.head.forward
-
-    def spy(bag):
-        seen.append(bag.crops)
-        return real(bag)
-
-    monkeypatch.setattr(model.head, "forward", spy)
-    found = {}
-    for limit in (100, 99, 1):
-        monkeypatch.setattr(scoring, "_AT_ONCE", limit)
-        seen.clear()
-        found[limit] = score_clips(model, features, torch.device("cpu"))
-        assert seen == ([5] if limit == 100 else [1] * 5)
-        assert found[limit].shape == (20,)
-        assert found[limit].dtype == np.float64
-    assert np.abs(found[100] - found[99]).max() < 1e-6
-    assert found[100].std() > 1e-3
-    assert not model.training
-    # by hand: each crop with the same sound, then the mean
-    alone = [
-        score_clips(model, {"rgb": features["rgb"][k : k + 1], "audio": features["audio"]}, torch.device("cpu"))
-        for k in range(5)
-    ]
-    assert np.abs(found[1] - np.mean(alone, axis=0)).max() < 1e-12
-
-
-def test_a_long_video_of_one_crop_is_one_pass(monkeypatch):
-    model = Model(validate({"head": {"name": "ranking"}}, "test"), {"rgb": 6})
-    x = np.random.default_rng(0).standard_normal((1, 30, 6)).astype(np.float32)
-    whole = score_clips(model, {"rgb": x}, torch.device("cpu"))
-    monkeypatch.setattr(scoring, "_AT_ONCE", 8)
-    assert np.array_equal(score_clips(model, {"rgb": x}, torch.device("cpu")), whole)
 
 
 # -- what is refused before a folder is made --------------------------------------------------------------------------

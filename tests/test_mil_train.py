@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data import manifest
-from data.store import FeatureStore
 from data.types import SpecMismatchError, Video
-from mil import checkpoint, loop
+from mil import checkpoint, loop, selection
 from mil import train as training
 from mil.model import Model
+from mil.optimistic import optimistic_look
 from mil.run import resume_run, start_run
 from mil.rundir import RunDir, RunError
-from mil.train import TrainError, fit, hold_out, load_videos
+from mil.train import TrainError, fit, load_videos
 from tests.mil_helpers import make_world, metrics_lines, small_config, without_events
 
 SETUPS = {
@@ -31,8 +32,7 @@ SETUPS = {
     "sgd": ["train.optimizer.name=sgd", "train.optimizer.momentum=0.9", "train.noise=0.1"],
     "adamw-cosine-clip": ["train.optimizer.name=adamw", "train.lr_schedule=cosine", "train.clip_norm=0.5"],
     "ema": ["train.ema=0.9"],
-    "val": ["select.rule=val", "select.fraction=0.4", "select.every=3"],
-    "val-ema": ["select.rule=val", "select.fraction=0.4", "select.every=2", "train.ema=0.9"],
+    "all-ema": ["select.also=[val, test]", "select.fraction=0.4", "select.every=2", "train.ema=0.9"],
 }
 
 
@@ -52,16 +52,28 @@ def out(world, request):
 
 
 def results(run):
-    """Everything a finished run computed, as bytes."""
-    files = ("checkpoints/last.safetensors", "checkpoints/last.json", "metrics.jsonl")
-    return {name: (run.root / name).read_bytes() for name in files}
+    """Everything a finished run computed, as bytes; every rule has weights of its own."""
+    files = [run.root / "metrics.jsonl", *(run.root / "checkpoints").iterdir()]
+    found = {str(path.relative_to(run.root)): path.read_bytes() for path in files}
+    rules = run.config.select.rules
+    assert found.keys() == {
+        "metrics.jsonl",
+        *(f"checkpoints/{r}.{end}" for r in rules for end in ("json", "safetensors")),
+    }
+    return found
 
 
 def train(world, out, name, *overrides, videos=None, **top):
     config = small_config(*overrides, **top)
     run = out(name, config)
-    fit(config, world.train if videos is None else videos, world.stores, run)
+    go_on(world, run, videos, resume=False)
     return run
+
+
+def go_on(world, run, videos=None, *, resume=True):
+    config = run.config
+    observer = optimistic_look(config, world.test, world.stores) if "test" in config.select.rules else None
+    fit(config, world.train if videos is None else videos, world.stores, run, resume=resume, observer=observer)
 
 
 # -- what it may see --------------------------------------------------------------------------------------------------
@@ -81,28 +93,24 @@ def test_one_class_is_refused_with_both_counts(world, out, label):
 
 
 def test_events_of_training_videos_change_no_byte(world, out):
-    with_events = train(world, out, "with", *SETUPS["val"])
+    with_events = train(world, out, "with", *SETUPS["all-ema"])
     assert any(v.events for v in world.train)
-    without = train(world, out, "without", *SETUPS["val"], videos=without_events(world.train))
+    without = train(world, out, "without", *SETUPS["all-ema"], videos=without_events(world.train))
     assert results(with_events) == results(without)
 
 
-@pytest.mark.parametrize("setup", ["adam", "val"])
-def test_no_feature_of_a_test_video_and_no_frame_label_is_read(world, monkeypatch, tmp_path, setup):
-    read, real = set(), FeatureStore.read
-
-    def spy(self, video_id, **options):
-        read.add(video_id)
-        return real(self, video_id, **options)
+def test_no_feature_of_a_test_video_and_no_frame_label_is_read(tmp_path, monkeypatch):
+    world = make_world(tmp_path, train=3, test=2)
 
     def forbidden(self):
         raise AssertionError(f"frame labels of {self.id} were looked at during training")
 
-    monkeypatch.setattr(FeatureStore, "read", spy)
     monkeypatch.setattr(Video, "frame_labels", forbidden)
-    small = ["head.hidden=[16, 8]", "train.steps=4", *SETUPS[setup]]
-    start_run("motion_ranking", small, world.manifest, [world.stores[0].root], tmp_path / "run")
-    assert read == {v.id for v in world.train}
+    for video in world.test:
+        world.stores[0].path(video.id).unlink()
+    small = ["head.hidden=[16, 8]", "train.steps=4", "select.also=[val]", "select.every=2"]
+    run, _ = start_run("motion_ranking", small, world.manifest, [world.stores[0].root], tmp_path / "run")
+    assert run.status["state"] == "done"
 
 
 def test_other_test_videos_change_no_byte(tmp_path):
@@ -131,7 +139,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(world, out, setup):
     torch.rand(5)  # whatever the process drew before
     assert results(train(world, out, "two", *SETUPS[setup], seed=3)) == one
     other = results(train(world, out, "other", *SETUPS[setup], seed=4))
-    assert other["checkpoints/last.safetensors"] != one["checkpoints/last.safetensors"]
+    assert all(other[name] != one[name] for name in one if name.endswith(".safetensors"))
 
 
 class _Counted:
@@ -158,29 +166,43 @@ PLACES = {
     "between update and count": (loop.Loop, "update", False, (1, 7)),
     "before the log line": (RunDir, "log", True, (1, 5)),
     "after the log line": (RunDir, "log", False, (2, 6)),
-    "while validating": (loop, "score_clips", False, (2, 14)),
-    "while saving": (loop.Loop, "save", True, (1, 2)),
+    "while looking": (selection, "roc_auc_score", False, (1, 3)),
+    "between looks": (selection.Selection, "look", False, (3, 6)),
+    "before saving": (loop.Loop, "save", True, (1, 2)),
+    "while saving": (checkpoint, "save", False, (1, 2)),
 }
 
 
+@pytest.fixture(scope="module")
+def straight(world):
+    """What an uninterrupted run of a setup computes; each is trained once."""
+
+    @cache
+    def of(setup):
+        config = small_config(*SETUPS[setup], "train.save_every=5")
+        run = world.run(f"straight-{setup}", config)
+        go_on(world, run, resume=False)
+        return config, results(run)
+
+    return of
+
+
 @pytest.mark.parametrize(
-    ("setup", "place"),
-    [(s, p) for s in ("adam", "ema", "val-ema") for p in PLACES if s == "val-ema" or p != "while validating"],
+    ("setup", "place"), [(s, p) for s in ("adam", "all-ema") for p in PLACES if s == "all-ema" or "look" not in p]
 )
-def test_ctrl_c_anywhere_and_resume_equals_an_uninterrupted_run(world, out, monkeypatch, setup, place):
-    overrides = [*SETUPS[setup], "train.save_every=5"]
-    expected = results(train(world, out, "whole", *overrides))
-    config = small_config(*overrides)
+def test_ctrl_c_anywhere_and_resume_equals_an_uninterrupted_run(world, out, straight, monkeypatch, setup, place):
+    config, expected = straight(setup)
     owner, name, before, calls = PLACES[place]
-    for at in calls:
+    for at in calls if setup == "adam" else calls[1:]:
         run = out(f"cut{at}", config)
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, _Counted(getattr(owner, name), at, before=before))
             with pytest.raises(KeyboardInterrupt):
-                fit(config, world.train, world.stores, run)
+                go_on(world, run, resume=False)
         assert run.status["state"] == "interrupted"
-        assert not run.checkpoint.with_suffix(".json").exists()
-        fit(config, world.train, world.stores, run, resume=True)
+        for path in (run.root / "checkpoints").glob("*.json"):
+            assert "unfinished" in checkpoint.load(path.with_suffix("")).selected_by
+        go_on(world, run)
         assert results(run) == expected, f"interrupted {place}, {name} call {at}"
         assert run.status["state"] == "done"
 
@@ -247,14 +269,14 @@ def test_sigkill_and_resume_equals_an_uninterrupted_run(world, tmp_path):
     small = ["head.hidden=[16, 8]", "train.steps=12", "train.pairs=4", "data.count=8", "train.log_every=2"]
     rng = np.random.default_rng(0)
     setups = {}
-    for setup in ("adam", "adagrad", "ema", "val-ema"):
+    for setup in ("adam", "adagrad", "all-ema"):
         optimizer = "adagrad" if setup == "adagrad" else "adam"
         sites = [
             (optimizer, "step", int(rng.integers(1, 4)), "after"),  # before anything was saved
             ("torch", "save", 2, "torn"),  # half of resume.pt is on disk, under its temporary name
             ("run", "log", int(rng.integers(1, 3)), "after"),  # a line that will be made again
             (optimizer, "step", int(rng.integers(1, 6)), "before"),
-            ("checkpoint", "save_file", 1, "after"),  # weights without their JSON
+            ("checkpoint", "save_file", 2 if setup == "all-ema" else 1, "after"),  # weights without their JSON
             ("checkpoint", "save", 1, "after"),  # finished, but nobody wrote down that it is
         ]
         setups[setup] = [*small, *SETUPS[setup], "train.save_every=3"], sites
@@ -282,7 +304,7 @@ def test_a_run_that_was_killed_before_its_first_state_starts_again(world, out):
     config = small_config()
     run = out("new", config)
     run.log(step=2, lr=1.0, **{"loss/total": 9.0})  # of the dead run
-    fit(config, world.train, world.stores, run, resume=True)
+    go_on(world, run)
     assert results(run) == expected
 
 
@@ -296,7 +318,7 @@ def test_a_torn_last_line_of_the_metrics_does_not_stop_a_resume(world, out, monk
             fit(config, world.train, world.stores, run)
     with (run.root / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lr": 0.0')
-    fit(config, world.train, world.stores, run, resume=True)
+    go_on(world, run)
     assert results(run) == expected
 
 
@@ -335,23 +357,68 @@ def test_what_is_there_already_is_never_overwritten(world, tmp_path, kind):
     assert (place if kind == "file" else place / "notes.txt").read_text() == "notes"
 
 
-def test_ctrl_c_saves_at_the_end_of_its_step_and_resume_gives_the_same_bytes(world, tmp_path, monkeypatch):
-    whole, _ = start(world, tmp_path / "whole", "train.save_every=100")
+def pressed(monkeypatch, *signals):
+    """Every run in the block gets those signals in its fourth step."""
     update = loop.Loop.update
 
     def press(loop, step):
         if step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in signals:
+                os.kill(os.getpid(), number)
         return update(loop, step)
 
+    monkeypatch.setattr(loop.Loop, "update", press)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_saves_at_the_end_of_its_step_and_resume_gives_the_same_bytes(
+    world, tmp_path, monkeypatch, number
+):
+    """SIGTERM is how a queue takes a machine away."""
+    overrides = ["train.save_every=100", *SETUPS["all-ema"]]
+    whole, _ = start(world, tmp_path / "whole", *overrides)
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "update", press)
+        pressed(patch, number)
         with pytest.raises(KeyboardInterrupt):
-            start(world, tmp_path / "run", "train.save_every=100")
+            start(world, tmp_path / "run", *overrides)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 4
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    run, _ = resume_run("motion_ranking", tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    assert (run.status["state"], run.status["step"]) == ("interrupted", 4)
+    kept = checkpoint.load(run.checkpoint)
+    assert (kept.step, kept.selected_by.split(";")[0]) == (4, "step 4 of 6, unfinished, weights averaged (EMA 0.9)")
+    assert "step 2 of 4, unfinished: 6 planned" in checkpoint.load(run.checkpoint_of("val")).selected_by
+    resume_run("motion_ranking", run.root)
     assert results(run) == results(whole)
+
+
+def test_the_second_signal_comes_through_in_the_middle_of_a_step(world, tmp_path, monkeypatch):
+    pressed(monkeypatch, signal.SIGTERM, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        start(world, tmp_path / "run", "train.save_every=100")
+    assert RunDir(tmp_path / "run").status == {"state": "interrupted", "step": 3}
+    assert not (tmp_path / "run" / "resume.pt").exists()
+
+
+def test_what_a_process_ignores_stays_ignored(world, tmp_path, monkeypatch):
+    """As under nohup: the run goes on."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pressed(monkeypatch, signal.SIGINT)
+        run, _ = start(world, tmp_path / "run")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run.status["state"] == "done"
+
+
+def test_a_state_of_another_wsvad_is_not_gone_on_with(world, tmp_path):
+    run, _ = start(world, tmp_path / "run")
+    (run.root / "status.json").unlink()
+    torch.save({"step": 3, "best": None}, run.root / "resume.pt")
+    with pytest.raises(TrainError, match="was written by another wsvad"):
+        resume_run("motion_ranking", run.root)
 
 
 def test_two_stores_of_one_modality_are_refused_before_the_folder_is_made(world, tmp_path):
@@ -448,92 +515,6 @@ def test_a_resumed_run_trains_on_the_videos_it_began_with(tmp_path, monkeypatch,
     expected, _ = start(world, tmp_path / "whole", allow_missing=True)
     assert store.missing(v.id for v in world.train) == [world.train[3].id]
     assert results(RunDir(tmp_path / "run")) == results(expected)
-
-
-# -- selection --------------------------------------------------------------------------------------------------------
-
-
-def test_val_keeps_the_best_step_by_held_out_training_videos(world, out):
-    noisy = [*SETUPS["val"], "train.steps=40", "train.optimizer.lr=0.05", "select.every=1", "data.scale=none"]
-    run = train(world, out, "val", *noisy, seed=1)
-    looks = [(line["val/video_auc"], line["step"]) for line in metrics_lines(run) if "val/video_auc" in line]
-    assert [step for _, step in looks] == list(range(1, 41))
-    best = max(value for value, _ in looks)
-    first = next(step for value, step in looks if value == best)
-    assert 1 < first < 40, "choose a seed whose best step lies inside"
-    kept = checkpoint.load(run.checkpoint)
-    assert kept.step == first
-    assert kept.selected_by == (f"best video-level AUC ({best:.4f}, step {first} of 40) on 4 held-out training videos")
-    short = train(world, out, "short", *noisy, f"train.steps={first}", seed=1)
-    assert results(short)["checkpoints/last.safetensors"] == results(run)["checkpoints/last.safetensors"]
-
-
-@pytest.mark.parametrize("setup", ["val", "val-ema"])
-def test_looking_changes_no_training_step(world, out, setup):
-    """Averaged weights are put into the model for a look, and must be taken out again; dropout draws none of them."""
-    often = train(world, out, "often", *SETUPS[setup], "select.every=1")
-    once = train(world, out, "once", *SETUPS[setup], "select.every=12")
-    losses = [[line for line in metrics_lines(run) if "loss/total" in line] for run in (often, once)]
-    assert len(metrics_lines(often)) == len(metrics_lines(once)) + 11
-    assert losses[0] == losses[1]
-
-
-def test_the_value_of_a_look_is_the_auc_of_highest_clip_scores(world, out):
-    run = train(world, out, "val", *SETUPS["val"], "train.steps=3")
-    config, kept = run.config, checkpoint.load(run.checkpoint)
-    held = hold_out(world.train, config)
-    best = {}
-    for video in held:
-        x = torch.from_numpy(world.stores[0].read(video.id).x)
-        scaler, head = kept.model.scalers["rgb"], kept.model.head
-        h = torch.relu(head.fc1((x - scaler.mean) / scaler.deviation))
-        best[video.id] = float(torch.sigmoid(head.fc3(head.fc2(h))).mean(0).max().detach())
-    pairs = [
-        1.0 if best[a.id] > best[n.id] else 0.5 if best[a.id] == best[n.id] else 0.0
-        for a in held
-        for n in held
-        if a.label > n.label
-    ]
-    (look,) = [line for line in metrics_lines(run) if "val/video_auc" in line]
-    assert look["val/video_auc"] == pytest.approx(np.mean(pairs))
-
-
-@pytest.mark.parametrize("fraction", [0.01, 0.2, 0.5, 0.99])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_held_out_videos_are_of_both_classes_and_leave_both(world, fraction, seed):
-    config = small_config(f"select.fraction={fraction}", "select.rule=val", seed=seed)
-    held = hold_out(world.train, config)
-    for label in (0, 1):
-        assert sum(v.label == label for v in held) == min(max(round(6 * fraction), 1), 5)
-    assert len({v.id for v in held}) == len(held)
-    assert held == hold_out(world.train, config)
-
-
-def test_held_out_videos_take_no_part_in_training(world, out, monkeypatch):
-    seen = []
-    real = training.BagDataset
-
-    def spy(videos, *rest, **more):
-        seen.extend(v.id for v in videos)
-        return real(videos, *rest, **more)
-
-    monkeypatch.setattr(training, "BagDataset", spy)
-    run = train(world, out, "a", *SETUPS["val"])
-    held = {v.id for v in hold_out(world.train, run.config)}
-    assert set(seen) == {v.id for v in world.train} - held
-
-
-def test_val_with_a_single_video_of_a_class_is_refused(world, out):
-    videos = [v for v in world.train if v.label == 0] + [v for v in world.train if v.label == 1][:1]
-    with pytest.raises(TrainError, match="needs two videos of each class, found 1 of label 1"):
-        train(world, out, "a", *SETUPS["val"], videos=videos)
-
-
-def test_the_last_step_is_said_to_be_fixed_beforehand(world, out):
-    run = train(world, out, "a")
-    assert checkpoint.load(run.checkpoint).selected_by == "last step (12), fixed beforehand"
-    run = train(world, out, "b", "train.ema=0.9")
-    assert checkpoint.load(run.checkpoint).selected_by == "last step (12), fixed beforehand, weights averaged (EMA 0.9)"
 
 
 # -- the steps --------------------------------------------------------------------------------------------------------
@@ -653,7 +634,7 @@ DIVERGE = ["train.optimizer.name=sgd", "train.optimizer.lr=1e30", "train.optimiz
     [
         ["train.log_every=1"],
         ["train.log_every=50"],
-        ["train.log_every=50", *SETUPS["val"], "select.every=1"],
+        ["train.log_every=50", "select.also=[val]", "select.every=1"],
         ["train.log_every=50", "train.save_every=4", "train.ema=0.9"],
         ["train.log_every=50", "train.steps=1"],
     ],
@@ -718,6 +699,17 @@ def test_weights_are_read_strictly(world, out, change):
     save_file(weights, path)
     with pytest.raises(checkpoint.CheckpointError, match=r"(?s)do not belong together .*head\.fc[34]\.bias"):
         checkpoint.load(run.checkpoint)
+
+
+def test_weights_of_another_step_than_their_json_are_refused(world, out):
+    """What a kill between the two files leaves must not be scored as the step that the JSON names."""
+    early, late = train(world, out, "a", "train.steps=3"), train(world, out, "b")
+    late.checkpoint.with_suffix(".json").write_bytes(early.checkpoint.with_suffix(".json").read_bytes())
+    with pytest.raises(checkpoint.CheckpointError, match=r"is of step 3, the weights beside it of step 12.*--resume"):
+        checkpoint.load(late.checkpoint)
+    # files of older versions do not say which step they are of
+    save_file(load_file(late.checkpoint.with_suffix(".safetensors")), late.checkpoint.with_suffix(".safetensors"))
+    assert checkpoint.load(late.checkpoint).step == 3
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(world, out):
