@@ -1,50 +1,114 @@
 """A comparison as text, Markdown, LaTeX or JSON."""
 
-import json
+import math
 from collections.abc import Sequence
 
 from mil.compare import Comparison, Row
+from mil.compare_json import OPTIMISTIC, as_json, weights
+from mil.compare_rank import Difference
+from mil.compare_read import Group
+from mil.compare_rules import RULES, RulesComparison
 
 FORMATS = ("text", "markdown", "latex", "json")
 _TITLES = {"auc": "AUC", "ap": "AP", "pr_auc": "PR-AUC", "ano_auc": "AUC in anomalous videos"}
+_LATEX = {
+    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "±": r"$\pm$", "^": r"\^{}", "~": r"\~{}",
+}  # fmt: skip
 
 
-def render(found: Comparison, form: str = "text") -> str:
-    """The table, and beneath it what the numbers are."""
+def render(found: Comparison | RulesComparison, form: str = "text") -> str:
+    """The table, and beneath it what the numbers are. `form` is one of FORMATS."""
     if form == "json":
-        return json.dumps(_as_dict(found), indent=2)
-    metric = _TITLES[found.metric]
-    titles = ["recipe", "head", "seeds", "AUC", "AP", "AUC in anomalous videos", f"behind in {metric} [95 %]", ""]
-    rows = [_cells(row) for row in found.rows]
-    note = (
-        f"{found.videos} videos, protocol '{found.protocol}'; mean ± deviation over the seeds; in brackets 95 % of "
-        f"{found.resamples} draws of videos and seeds; = : not told apart from the first by that interval. "
-        f"Weights: {'; '.join(dict.fromkeys(r.group.selected_by for r in found.rows))}."
-    )
+        return as_json(found)
+    titles, rows, note = _rules_lines(found) if isinstance(found, RulesComparison) else _lines(found)
     if form == "markdown":
-        lines = [titles, ["---"] * len(titles), *([f"`{r[0]}`", *r[1:]] for r in rows)]
+        bars = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+        lines = [titles, ["---"] * len(titles), *([f"`{r[0]}`", *r[1:]] for r in bars)]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}"
     if form == "latex":
         body = [" & ".join(_latex(c) for c in line) + r" \\" for line in [titles, *rows]]
-        columns = "ll" + "r" * (len(titles) - 3) + "c"
-        table = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", body[0], r"\hline", *body[1:]]
+        table = [rf"\begin{{tabular}}{{ll{'r' * (len(titles) - 3)}c}}", r"\hline", body[0], r"\hline", *body[1:]]
         return "\n".join([*table, r"\hline", r"\end{tabular}", f"% {note}"])
     return _text([titles, *rows]) + f"\n{note}"
 
 
+def _lines(found: Comparison) -> tuple[list[str], list[list[str]], str]:
+    """Titles, rows, and what they are."""
+    metric = _TITLES[found.metric]
+    rules = list(dict.fromkeys(row.group.rule for row in found.rows))
+    notes = [
+        "rows that share a letter are not told apart: 95 % of the draws of their difference, each pair by itself, "
+        "reach 0",
+        f"weights: {'; '.join(dict.fromkeys(row.group.selected_by for row in found.rows))}",
+    ]
+    if len(rules) > 1:
+        notes.append(f"ROWS OF DIFFERENT RULES ({', '.join(rules)}): they differ in what selected the weights, too")
+    if not all(difference.paired_by_seed for difference in found.differences.values()):
+        notes.append("rows of other seeds are not paired by seed")
+    titles = ["recipe", "head", "seeds", "weights", "AUC", "AP", _TITLES["ano_auc"], f"behind in {metric} [95 %]", ""]
+    groups = [row.group for row in found.rows]
+    return titles, [_cells(row) for row in found.rows], _note(found, groups, notes)
+
+
+def _rules_lines(found: RulesComparison) -> tuple[list[str], list[list[str]], str]:
+    metric = _TITLES[found.metric]
+    groups = [group for row in found.rows for group in row.groups.values()]
+    rules = [rule for rule in RULES if any(rule in row.groups for row in found.rows)]
+    pairs = [(late, early) for early, late in (("last", "val"), ("last", "test"), ("val", "test"))]
+    pairs = [pair for pair in pairs if any(pair in row.gains for row in found.rows)]
+    rows = []
+    for row in found.rows:
+        one = next(iter(row.groups.values()))
+        cells = [row.name, one.head, str(len(one.seeds))]
+        for rule in rules:
+            group = row.groups.get(rule)
+            shown = "-" if group is None else _value(group, found.metric, row.intervals[rule])
+            cells.append(f"{shown} {OPTIMISTIC}" if group and group.optimistic else shown)
+        rows.append(cells + [_difference(row.gains.get(pair)) for pair in pairs])
+    titles = ["recipe", "head", "seeds", *(f"{metric}, {weights(rule)}" for rule in rules)]
+    titles += [f"{late} - {early} [95 %]" for late, early in pairs]
+    notes = ["the weights of one training by each rule of selection, and their paired differences"]
+    return titles, rows, _note(found, groups, notes)
+
+
+def _note(found: Comparison | RulesComparison, groups: Sequence[Group], notes: Sequence[str]) -> str:
+    """What the numbers are, in one line."""
+    parts = [
+        f"{found.videos} videos, protocol '{found.protocol}', evaluated in {found.precision}",
+        "mean ± deviation over the seeds",
+        f"in brackets 95 % of {found.resamples} draws of videos and seeds, the same for all rows",
+        *notes,
+    ]
+    if any(len(group.seeds) == 1 for group in groups):
+        parts.append("rows of one seed: intervals are over videos alone")
+    if any(group.optimistic for group in groups):
+        parts.append(f"{OPTIMISTIC}: test labels selected these weights")
+    if found.left_out:
+        some = ", ".join(found.left_out[:3]) + (", ..." if len(found.left_out) > 3 else "")
+        parts.append(f"LEFT OUT, not evaluated like that: {len(found.left_out)} runs ({some})")
+    return "; ".join(parts) + "."
+
+
 def _cells(row: Row) -> list[str]:
     group = row.group
+    values = [_value(group, metric, row.intervals.get(metric)) for metric in ("auc", "ap", "ano_auc")]
+    own = [group.name, group.head, str(len(group.seeds)), weights(group.rule)]
+    return [*own, *values, _difference(row.behind), row.letters]
 
-    def value(metric: str) -> str:
-        deviation = group.deviation(metric)
-        low_high = row.intervals.get(metric)
-        shown = f"{group.mean(metric):.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
-        return shown + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else "")
 
-    gap = row.behind_interval
-    behind = f"{row.behind:.3f} [{gap[0]:.3f}, {gap[1]:.3f}]" if gap else "-"
-    numbers = [value("auc"), value("ap"), value("ano_auc")]
-    return [group.name, group.head, str(len(group.seeds)), *numbers, behind, "=" if row.within_noise else ""]
+def _value(group: Group, metric: str, interval: tuple[float, float] | None) -> str:
+    mean, deviation = group.mean(metric), group.deviation(metric)
+    if math.isnan(mean):
+        return "-"
+    shown = f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+    return shown + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    return f"{found.value:.3f}" + (f" [{found.interval[0]:.3f}, {found.interval[1]:.3f}]" if found.interval else "")
 
 
 def _text(lines: Sequence[Sequence[str]]) -> str:
@@ -53,32 +117,4 @@ def _text(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _latex(text: str) -> str:
-    for sign, written in (("\\", r"\textbackslash{}"), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("±", r"$\pm$")):
-        text = text.replace(sign, written)
-    return text
-
-
-def _as_dict(found: Comparison) -> dict[str, object]:
-    return {
-        "metric": found.metric,
-        "protocol": found.protocol,
-        "videos": found.videos,
-        "resamples": found.resamples,
-        "rows": [
-            {
-                "name": row.group.name,
-                "head": row.group.head,
-                "features": list(row.group.features),
-                "selected_by": row.group.selected_by,
-                "seeds": list(row.group.seeds),
-                "values": {m: v.tolist() for m, v in row.group.values.items()},
-                "mean": {m: row.group.mean(m) for m in row.group.values},
-                "deviation": {m: row.group.deviation(m) for m in row.group.values},
-                "ci95": {m: list(v) if v else None for m, v in row.intervals.items()},
-                "behind": row.behind,
-                "behind_ci95": list(row.behind_interval) if row.behind_interval else None,
-                "within_noise": row.within_noise,
-            }
-            for row in found.rows
-        ],
-    }
+    return "".join(_LATEX.get(sign, sign) for sign in text)

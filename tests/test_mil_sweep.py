@@ -1,16 +1,31 @@
 """Sweeps: what is planned, that finished runs stay, that a failed one stops nothing, that a killed one goes on."""
 
+import importlib.util
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from mil import sweep as sweeps
+from data import manifest
+from data.registry import load_plugin
+from mil import evaluations, sweep_local
 from mil.config import ConfigError
+from mil.evaluate import evaluate_run
+from mil.heads import heads
 from mil.rundir import RunDir
 from mil.sweep import finished, plan, run_sweep
-from tests.mil_helpers import make_world
+from mil.sweep_run import work
+from tests.helpers import ROOT
+from tests.kill_sweeps import forked, kill_sweeps
+from tests.mil_helpers import call_wsvad, make_world
 
 QUICK = (
     "train.steps=8",
@@ -91,48 +106,144 @@ def test_runs_are_done_once_and_a_failed_one_stops_nothing(world, tmp_path):
     assert {p: p.stat().st_mtime_ns for e in first[1:] for p in e.run.out.rglob("*")} == before
 
 
-def test_a_sweep_that_was_killed_goes_on_to_the_same_bytes(world, tmp_path, monkeypatch):
-    whole = planned(world, tmp_path / "whole")
-    run_sweep(whole, workers=1)
-    broken = planned(world, tmp_path / "broken")
-    # as if killed: the first run stopped by SIGKILL in its fifth step, nothing of the second
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
+def test_a_sweep_that_was_killed_goes_on_to_the_same_bytes(tmp_path):
+    found = kill_sweeps(tmp_path, 1, kills=2)
+    assert found["kills"] == 2
+    assert found["files_compared"] > 40
+
+
+@pytest.fixture(scope="module")
+def done(world, tmp_path_factory):
+    """A run that follows all rules; copy it before you change it."""
+    out = tmp_path_factory.mktemp("done")
+    (run,) = planned(world, out, seeds=(0,), overrides=(*QUICK, *RULED))
+    assert work(run, "cpu") == ""
+    return run
+
+
+RULED = ("select.rule=val", "select.also=[last, test]", "select.every=4")
+
+
+def copied(run, to):
+    shutil.copytree(run.out, to / run.name)
+    return replace(run, out=to / run.name)
+
+
+def test_a_run_is_finished_when_it_is_evaluated_by_every_rule(done, tmp_path):
+    assert finished(done.out)["rule"] == "val"
+    for name in ("test-frames", "test-frames-by_last", "test-frames-by_test"):
+        for ending in (".json", "_scores.npz"):
+            run = copied(done, tmp_path / f"{name}{ending}")
+            (run.out / "eval" / f"{name}{ending}").unlink()
+            assert finished(run.out) is None
+    before = {p: p.stat().st_mtime_ns for p in (run.out / "checkpoints").iterdir()}
+    assert work(run, "cpu") == ""
+    assert finished(run.out)["rule"] == "val"
+    assert {p: p.stat().st_mtime_ns for p in (run.out / "checkpoints").iterdir()} == before
+
+
+def test_other_evaluations_never_stand_in_for_the_one_that_is_meant(done, tmp_path):
+    """Files of another protocol, another precision, one crop and another manifest, some of which come first by name."""
+    run = copied(done, tmp_path)
+    kept = RunDir(run.out)
+    own = json.loads((run.out / "eval" / "test-frames.json").read_text())
+    manifest.write(tmp_path / "aaa.csv", kept.videos)
+    shutil.rmtree(run.out / "eval")
+    for given in (
+        {"precision": "bf16"},
+        {"crop": "full"},
+        {"manifest_path": tmp_path / "aaa.csv"},
+        {"rule": "last"},
+        {"rule": "test"},
+        {"protocol_name": "ratio"},
+        {"split": "test", "protocol_name": "snippets", "crop": "full"},
+    ):
+        evaluate_run(kept, **given)
+        assert finished(run.out) is None, given
+    find = evaluations.find
+    assert find(run.out, kept.config) is None
+    evaluate_run(kept)
+    assert finished(run.out) == {**own, "manifest": str(run.out / "manifest.csv")}
+    assert find(run.out, kept.config).numbers["rule"] == "val"
+    assert find(run.out, kept.config, rule="test").numbers["optimistic"]
+    assert find(run.out, kept.config, protocol="ratio").path.name == "test-ratio.json"
+    assert find(run.out, kept.config, precision="bf16").numbers["precision"] == "bf16"
+    assert find(run.out, kept.config, split="train") is None
+    assert find(run.out, kept.config, rule="last", precision="bf16") is None
+
+
+def test_partial_evaluations_count_where_they_were_asked_for(done, tmp_path):
+    run = copied(done, tmp_path)
+    for path in (run.out / "eval").iterdir():
+        ending = "_scores.npz" if path.suffix == ".npz" else ".json"
+        new = path.with_name(path.name.replace(ending, f"-partial{ending}"))
+        path.rename(new)
+        if ending == ".json":
+            new.write_text(json.dumps({**json.loads(new.read_text()), "missing": ["v"]}))
+    assert finished(run.out) is None
+    assert finished(run.out, partial=True)["missing"] == ["v"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"overrides": (*QUICK[1:], "train.steps=9", *RULED)}, "a run of other values than"),
+        ({"manifest": "other.csv"}, "a run of other videos than"),
+        ({"features": "other"}, "a run of other features than"),
+    ],
+)
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_folder_with_another_run_is_not_taken_for_done_work(world, done, tmp_path, change, message, evaluated):
+    run = copied(done, tmp_path)
+    if not evaluated:
+        shutil.rmtree(run.out / "eval")
+    if "manifest" in change:
+        change = {"manifest": tmp_path / "other.csv"}
+        manifest.write(change["manifest"], world.videos[:-1])
+    if "features" in change:
+        other = make_world(tmp_path / "w", train=2, test=1, weights="others")
+        change = {"features": (other.stores[0].root,)}
+    before = {p: p.stat().st_mtime_ns for p in run.out.rglob("*")}
+    if evaluated:
+        (ended,) = run_sweep([replace(run, **change)], say=lambda _: None)
+        assert (ended.numbers, ended.fresh) == (None, False)
+        assert message in ended.reason
+    else:
+        assert message in work(replace(run, **change), "cpu")
+    assert {p: p.stat().st_mtime_ns for p in run.out.rglob("*")} == before
+
+
+def test_a_test_selected_number_is_called_optimistic_while_it_runs(done, tmp_path):
+    from mil.sweep import Ended, _line
+
+    assert "OPTIMISTIC" not in _line(Ended(done, finished(done.out)))
+    shown = _line(Ended(done, {**finished(done.out), "rule": "test", "optimistic": True}))
+    assert shown.endswith(" OPTIMISTIC")
+
+
+def test_two_processes_never_do_one_run(done, tmp_path):
+    """One that has the run is waited for; what it did is then found, and not done again."""
+    run = copied(done, tmp_path)
+    shutil.rmtree(run.out / "eval")
     pid = os.fork()
     if pid == 0:
-        try:
-            from mil.loop import Loop
-            from mil.run import start_run
+        from mil.sweep_run import _locked
 
-            update = Loop.update
-
-            def stop(self, step):
-                if step == 5:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return update(self, step)
-
-            Loop.update = stop
-            one = broken[0]
-            one.out.parent.mkdir()
-            start_run(one.recipe, one.overrides, one.manifest, one.features, one.out, seed=one.seed)
-        finally:
-            os._exit(3)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    assert finished(broken[0].out) is None
-    run_sweep(broken, workers=1)
-    assert everything(tmp_path / "broken") == everything(tmp_path / "whole")
-
-
-def test_a_folder_with_a_run_of_other_values_is_not_taken_for_done_work(world, tmp_path):
-    one = planned(world, tmp_path, seeds=(0,))
-    run_sweep(one, workers=1)
-    (tmp_path / one[0].name / "eval").rename(tmp_path / "elsewhere")
-    other = planned(world, tmp_path, seeds=(0,), overrides=(*QUICK[1:], "train.steps=9"))
-    ended = run_sweep(other, workers=1)
-    assert ended[0].numbers is None
-    assert "holds a run of other values than this sweep's" in ended[0].reason
+        with _locked(run.log):
+            (tmp_path / "has it").touch()
+            time.sleep(0.6)
+            (tmp_path / "lets go").touch()
+        os._exit(0)
+    while not (tmp_path / "has it").exists():
+        time.sleep(0.02)
+    assert work(run, "cpu") == ""
+    assert (run.out / "eval" / "test-frames.json").stat().st_mtime_ns > (tmp_path / "lets go").stat().st_mtime_ns
+    os.waitpid(pid, 0)
 
 
 def test_a_process_that_dies_leaves_a_reason(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeps, "_work", _die)
+    monkeypatch.setattr(sweep_local, "_process", _die)
     ended = run_sweep(planned(world, tmp_path, seeds=(0,)), workers=1)
     assert ended[0].reason == f"its process ended with code -9; see {tmp_path}/motion_ranking-s0.log"
 
@@ -141,31 +252,185 @@ def _die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
+
+
+def group_of(leader):
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getpgid(int(folder.name)) == leader:
+                found.append(int(folder.name))
+    return found
+
+
+def interrupted(pid, said):
+    """Exit status and words of a sweep that gets Ctrl-C, and has left nobody behind."""
+    until, status = time.monotonic() + 90, None
+    while time.monotonic() < until and (status is None or group_of(pid)):
+        if status is None:
+            gone, found = os.waitpid(pid, os.WNOHANG)
+            status = found if gone else None
+        time.sleep(0.05)
+    left = group_of(pid)
+    if left:
+        os.killpg(pid, signal.SIGKILL)
+    assert left == []
+    return os.waitstatus_to_exitcode(status), said.read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("how", ["server", "fork"])
+def test_ctrl_c_says_one_thing_and_saves_the_runs(world, tmp_path, how, monkeypatch):
+    """While the server of the processes starts, Ctrl-C of a terminal reaches all of them. While a run trains, one that
+    the sweep alone gets reaches the run."""
+    monkeypatch.setattr(sweep_local, "_PATIENCE_S", 1e6)  # or SIGTERM would do in the end
+    sets = [part for q in (*QUICK[1:5], "train.steps=1000000", "train.save_every=1000000") for part in ("--set", q)]
+    stores = ["--manifest", str(world.manifest), "--features", str(world.stores[0].root)]
+    out, said = tmp_path / "runs", tmp_path / "said.txt"
+    pid = forked(
+        ["sweep", "motion_ranking", *stores, "--out", str(out), "--seeds", "1", *sets, "--workers", "1"], said, how
+    )
+    run = out / "motion_ranking-s0"
+    if how == "server":
+        while len(group_of(pid)) < 2:
+            time.sleep(0.01)
+        time.sleep(0.3)  # its Python is up and imports torch
+        os.killpg(pid, signal.SIGINT)
+    else:
+        while not (run / "metrics.jsonl").exists():
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGINT)
+    code, text = interrupted(pid, said)
+    assert code == 130
+    assert text.count("interrupted; what was finished is kept: repeat the command") == 1
+    assert "Traceback" not in text
+    assert "KeyboardInterrupt" not in text
+    assert "FAILED" not in text
+    if how == "fork":
+        assert RunDir(run).status["state"] == "interrupted"
+        assert RunDir(run).status["step"] > 0
+        assert (run / "resume.pt").is_file()
+
+
+# -- plugins and clusters ----------------------------------------------------------------------------------------------
+
+PLUGIN = '''
+import os, signal
+from pathlib import Path
+from mil.heads import heads
+from mil.heads.ranking import RankingHead as Ranking
+
+@heads.register("fragile")
+class Fragile(Ranking):
+    """Kills its process in its fifth step, once."""
+
+    def loss(self, *given):
+        self.count = getattr(self, "count", 0) + 1
+        mark = Path(__file__).parent / "killed"
+        if self.count == 5 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(*given)
+'''
+
+
+@pytest.fixture
+def fragile(world, tmp_path):
+    """A plugin that has killed already, and a sweep of its head in the processes of this machine."""
+    path = tmp_path / "fragile.py"
+    path.write_text(PLUGIN)
+    (tmp_path / "killed").touch()
+    (tmp_path / "mine.yaml").write_text("base: motion_ranking\nhead: {name: fragile, hidden: [8, 4]}\n")
+    load_plugin(path)
+    own = [q for q in QUICK if not q.startswith("head")]
+    yield planned(world, tmp_path / "local", str(tmp_path / "mine.yaml"), overrides=own, plugins=[path])
+    heads._items.pop("fragile", None)
+
+
+def test_processes_load_the_plugins_of_the_sweep(fragile):
+    ended = run_sweep(fragile, workers=2)
+    assert [e.reason for e in ended] == ["", ""]
+    (ended,) = run_sweep([replace(fragile[0], out=fragile[0].out / "..." / "x", plugins=())], workers=1)
+    assert "no head called 'fragile'" in ended.reason
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'wsvad[ray]'")
+def test_on_a_ray_cluster_a_run_whose_worker_dies_goes_on_to_the_same_bytes(world, fragile, tmp_path):
+    """A process of its own, since Ray leaves threads and sockets behind. A run of a plugin's head that is killed in
+    its middle, and one that fails."""
+    assert work(fragile[0], "cpu") == ""
+    (tmp_path / "killed").unlink()
+    (tmp_path / "bad.yaml").write_text("base: mine.yaml\nhead: {hidden: [100000000000, 100000]}\n")
+    sets = [part for q in QUICK if not q.startswith("head") for part in ("--set", q)]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mil", "sweep", "mine.yaml", "bad.yaml", "--manifest", world.manifest),
+            *("--features", world.stores[0].root, "--out", "ray", "--seeds", "1", *sets, "--json"),
+            *("--engine", "ray", "--workers", "1", "--plugin", "fragile.py"),
+        ],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=280,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)  # nothing else there: Ray is kept quiet
+    assert (found["done"], found["failed"]) == (1, 1)
+    assert [Path(r["run"]).name for r in found["runs"] if r["reason"]] == ["bad-s0"]
+    assert "its worker died" in done.stderr
+    assert "memory" in found["runs"][1]["reason"]
+    assert (tmp_path / "killed").exists()
+    ray, own = everything(tmp_path / "ray"), everything(tmp_path / "local")
+    assert {name: raw for name, raw in ray.items() if name.startswith("mine")} == own
+    assert not list(tmp_path.glob("ray/.ray*"))
+
+
+def test_without_ray_the_message_says_what_to_install(world, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"needs ray: pip install 'wsvad\[ray\]'"):
+        run_sweep(planned(world, tmp_path, seeds=(0,)), engine="ray")
+    assert run_sweep([], engine="ray") == []
+    with pytest.raises(ValueError, match="engine is one of local, ray, got 'slurm'"):
+        run_sweep([], engine="slurm")
+
+
+def test_a_node_that_would_compute_something_else_or_elsewhere_is_refused(done, tmp_path):
+    from extract.cluster_node import versions
+    from mil.sweep_ray import on_node
+
+    with pytest.raises(ValueError, match=r"node .+: has torch [0-9.]+, not 1.0: numbers could differ"):
+        on_node(done, "cpu", {**versions(), "torch": "1.0"}, str(tmp_path), str(tmp_path))
+    with pytest.raises(ValueError, match=r"node .+: does not see .+; runs must lie on a disk that all nodes share"):
+        on_node(done, "cpu", versions(), str(tmp_path / "mark"), str(tmp_path))
+
+
 def test_slots_share_gpus_in_turn_and_give_each_process_a_core(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
-    assert sweeps._slots(0, "cpu") == [("cpu", 3), ("cpu", 5)]
-    assert sweeps._slots(3, "cpu") == [("cpu", None)] * 3
+    assert sweep_local.slots(0, "cpu") == [("cpu", 3), ("cpu", 5)]
+    assert sweep_local.slots(3, "cpu") == [("cpu", None)] * 3
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert sweeps._slots(3, "cuda") == [("cuda:0", None), ("cuda:1", None), ("cuda:0", None)]
-    assert sweeps._slots(0, "cuda:1") == [("cuda:1", None)]
+    assert sweep_local.slots(3, "cuda") == [("cuda:0", None), ("cuda:1", None), ("cuda:0", None)]
+    assert sweep_local.slots(0, "cuda:1") == [("cuda:1", None)]
 
 
 def test_from_the_shell(world, tmp_path):
-    from click.testing import CliRunner
-
-    from mil.cli import main
-
     out = tmp_path / "runs"
-    common = ["--manifest", str(world.manifest), "--features", str(world.stores[0].root), "--out", str(out)]
+    common = ["--manifest", world.manifest, "--features", world.stores[0].root, "--out", out]
     sets = [part for q in QUICK for part in ("--set", q)]
-    result = CliRunner().invoke(main, ["sweep", "motion_rankin?", *common, *sets, "--seeds", "2", "--json"])
+    result = call_wsvad("sweep", "motion_rankin?", *common, *sets, "--seeds", 2, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["done"], found["failed"]) == (2, 0)
     assert [r["numbers"]["seed"] for r in found["runs"]] == [0, 1]
-    result = CliRunner().invoke(main, ["compare", str(out), "--bootstrap", "20"])
+    assert "1 of 2, 0:0" in result.stderr
+    assert " left: motion_ranking-s" in result.stderr
+    result = call_wsvad("compare", out, "--bootstrap", 20)
     assert result.exit_code == 0
     assert "motion_ranking  ranking  2" in result.stdout
-    result = CliRunner().invoke(main, ["sweep", "nothing_*", *common])
+    assert call_wsvad("compare", out, "--bootstrap", 20, "--rule", "all").stdout.count("motion_ranking") == 1
+    result = call_wsvad("compare", out, "--rule", "test")
+    assert result.exit_code == 2
+    assert "weights by rule test" in result.stderr
+    assert "there are: test-frames" in result.stderr
+    result = call_wsvad("sweep", "nothing_*", *common)
     assert result.exit_code == 2
     assert "no recipe matches 'nothing_*'" in result.stderr
