@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from data import manifest
 from data.files import aside, write_text
-from data.grid import ClipGrid
-from data.registry import suggest
 from data.store import FeatureStore
-from data.types import Event, FrameScores, SpecMismatchError, Video
-from mil import bootstrap, checkpoint, metrics, protocol
-from mil.bags import read_features
-from mil.resample import Array
+from data.types import FrameScores, SpecMismatchError
+from mil import bootstrap, checkpoint, metrics
 from mil.rundir import RunDir
-from mil.scoring import score_clips
+from mil.scored import Scored, check_annotated, scored
 from mil.train import load_videos, open_stores
+
+__all__ = ["Evaluation", "Scored", "evaluate_run", "read_scores", "scored", "write_scores"]
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +62,8 @@ def evaluate_run(
         precision: "fp32" or "bf16", of the head's layers.
 
     Raises:
-        ValueError: no videos in the split, lengths that disagree or are unknown, missing features, no such crop.
+        ValueError: no videos in the split, lengths that disagree or are unknown, missing features, no such crop,
+            an anomalous video without events.
         SpecMismatchError: features made otherwise than those the head was trained on.
     """
     judged_by = run.config.select.rule
@@ -79,41 +77,30 @@ def evaluate_run(
     wanted = [v for v in manifest.read(source) if v.split == split]
     if not wanted:
         raise ValueError(f"{source} has no videos in the {split} split; index the dataset with its {split} list")
-    if bare := [v.id for v in wanted if v.label and not v.events]:
-        remedy = "evaluate --split test" if split == "train" else "add their events to the manifest, or leave them out"
-        raise ValueError(
-            f"{len(bare)} of {sum(v.label for v in wanted)} anomalous videos in the {split} split of {source}, e.g. "
-            f"'{bare[0]}', have no annotated events, so that their frames would count as normal; {remedy}"
-        )
+    check_annotated(wanted, source)
     present = load_videos(wanted, stores, allow_missing=allow_missing)
-    origins = {stores[0].length_from(v.id) for v in present}
     rules = kept.config.evaluate
-    frames = protocol.choose(protocol_name or rules.protocol, "features" not in origins)
-    scored: list[FrameScores] = []
-    events: dict[str, tuple[Event, ...]] = {}
-    clamped: list[str] = []
-    for video in present:
-        features, grid, _ = read_features(stores, video.id)
-        if crop is not None:
-            features = {name: _one_crop(x, stores, name, crop) for name, x in features.items()}
-        if frames.by_snippet:
-            _check_reach(video, grid, frames.num_frames(grid), "features" not in origins)
-        else:
-            clamped += [video.id] * _check_length(video, grid.num_frames)
-            features = {name: frames.pool(x, grid) for name, x in features.items()}
-        scores = score_clips(kept.model, features, torch.device(device))
-        scored.append(frames.frame_scores(video, protocol.smooth(scores, rules.smooth, rules.smoothing), grid))
-        events[video.id] = frames.events(video, len(scored[-1].labels))
-    for video_id in clamped:
+    result = scored(
+        kept.model,
+        rules,
+        present,
+        stores,
+        protocol_name=protocol_name,
+        crop=crop,
+        device=device,
+        precision=precision,
+    )
+    for video_id in result.clamped:
         log.warning("%s: an annotated event ends behind the last frame; cut at the end", video_id)
+    frames = result.protocol
     numbers: dict[str, Any] = {
-        **metrics.evaluate(scored, events=events),
+        **metrics.evaluate(result.videos, events=result.events),
         "protocol": frames.name,
         "protocol_about": frames.about,
         "smooth_clips": rules.smooth,
         "smoothing": rules.smoothing if rules.smooth > 1 else "none",
         "crops": crop or f"mean of {max(len(s.spec.crops) for s in stores)}",
-        "lengths_from": sorted(origins),
+        "lengths_from": sorted(result.origins),
         "ap_definitions": {"ap": "stepwise average precision", "pr_auc": "trapezoid under the precision-recall curve"},
         "selected_by": kept.selected_by,
         "rule": chosen,
@@ -127,11 +114,11 @@ def evaluate_run(
         "features": [spec.id for spec in kept.specs],
         "random_weights": any(spec.is_random for spec in kept.specs),
         "manifest": str(source),
-        "clamped_events": clamped,
+        "clamped_events": list(result.clamped),
         "missing": sorted({v.id for v in wanted} - {v.id for v in present}),
     }
     if resamples:
-        drawn = bootstrap.resample(scored, resamples=resamples, seed=kept.config.seed)
+        drawn = bootstrap.resample(result.videos, resamples=resamples, seed=kept.config.seed)
         numbers["ci95"] = {name: bootstrap.interval(values) for name, values in drawn.items()}
         numbers["ci95_about"] = f"percentiles of {resamples} bootstrap draws of whole videos"
     # what was evaluated otherwise than the run's own videos has a name of its own, and replaces nothing
@@ -141,8 +128,8 @@ def evaluate_run(
     path = run.root / "eval" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(numbers, indent=2) + "\n")
-    write_scores(path.with_name(path.stem + "_scores.npz"), scored)
-    return Evaluation(numbers, tuple(scored), path)
+    write_scores(path.with_name(path.stem + "_scores.npz"), result.videos)
+    return Evaluation(numbers, result.videos, path)
 
 
 def write_scores(path: Path, videos: Sequence[FrameScores]) -> None:
@@ -178,37 +165,3 @@ def _check_specs(stores: Sequence[FeatureStore], kept: checkpoint.Checkpoint) ->
         )
     for store, spec in zip(stores, kept.specs, strict=True):
         store.spec.check_equal(spec, f"the store {store.root}")
-
-
-def _one_crop(x: Array, stores: Sequence[FeatureStore], modality: str, crop: str) -> Array:
-    crops = next(s.spec.crops for s in stores if s.spec.modality == modality)
-    if len(crops) == 1:  # sound, or captions: shared by the crops
-        return x
-    if crop not in crops:
-        raise ValueError(f"no crop '{crop}' in these features.{suggest(crop, list(crops))}")
-    chosen: Array = x[crops.index(crop)][None]
-    return chosen
-
-
-def _check_reach(video: Video, grid: ClipGrid, num_frames: int, length_known: bool) -> None:
-    """Raises ValueError when the features cannot be joined to the annotated frames."""
-    if grid.tail == "equal" and not length_known:
-        raise ValueError(
-            f"{video.id}: its features are {len(grid)} equal parts of a video of unknown length, so that no score has "
-            "a frame; put num_frames into the manifest and import again"
-        )
-    if late := [e.start for e in video.events if e.start >= num_frames + grid.stride]:  # features may drop a tail
-        raise ValueError(
-            f"{video.id}: an event starts at frame {late[0]}, but its features end at {num_frames}; the features or "
-            "the annotation are another video's"
-        )
-
-
-def _check_length(video: Video, num_frames: int) -> bool:
-    """Whether an event had to be cut at the end. Raises ValueError on a length or an event that cannot be."""
-    if video.num_frames is not None and video.num_frames != num_frames:
-        raise ValueError(
-            f"{video.id}: the manifest says {video.num_frames} frames, its features were made from {num_frames}; "
-            "correct the manifest or extract again"
-        )
-    return bool(video.with_length(num_frames)[1])

@@ -1,27 +1,151 @@
-"""Scores of whole videos: nothing is resampled, every clip has one."""
+"""Scores of whole videos: nothing is resampled, every clip has one. Videos of similar length go through together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mil.bag import collate
+from mil.bag import Bag, collate
+from mil.heads import Head
 from mil.model import Model
+from mil.precision import Forward
+from mil.resample import Array
 
-_AT_ONCE = 8192  # crops times clips that are scored in one pass
+Key = TypeVar("Key", str, int)
+Item = Mapping[str, Array]
+"""One video: {modality: (K, N, D_m)}, a modality of one crop shared by the crops of the others."""
+
+_AT_ONCE = 2048  # rows of a pass: videos x crops x clips. Of T clips each, attention takes at most 2048 x T weights
+_SIMILAR = 0.75  # the shortest video of a batch has at least this share of the longest one's clips
+
+
+def score_videos(
+    model: Model,
+    lengths: Mapping[Key, int],
+    read: Callable[[Key], Item],
+    *,
+    crops: int,
+    device: torch.device,
+    precision: str = "fp32",
+) -> Iterator[tuple[Key, NDArray[np.float64]]]:
+    """(video, scores (N,) float64) of every video, once each, the longest first.
+
+    A pass takes at most 2048 rows, of several videos or of one, or one crop of a video that is longer. What is read and
+    not yet scored is never more than the longest video, or the rows of two passes. A head that looks at padding is
+    given videos of equal length only. The same videos give the same bytes in any order.
+
+    Args:
+        model: on `device`; left in evaluation mode.
+        lengths: {video: N}, the clips that `read` will give.
+        read: called once for each video, in a thread of its own, while the video before is scored.
+        crops: K, the most of any modality.
+        device: where the model is.
+        precision: "fp32" or "bf16", of the head's layers.
+
+    Raises:
+        ValueError: naming the video: it cannot be read, or has other clips than were said.
+    """
+    forward = Forward(model.head, precision).freeze()
+    batches = batched(lengths, crops, _SIMILAR if ignores_padding(model.head) else 1.0)
+    rows = [crops * sum(lengths[key] for key in batch) for batch in batches]
+    limit = max(2 * _AT_ONCE, *rows) if rows else 0
+
+    def read_all(batch: Sequence[Key]) -> list[Item]:
+        return [_read(read, key, lengths[key]) for key in batch]
+
+    with ThreadPoolExecutor(1) as thread:
+        items: list[Item] | None = None
+        for i, batch in enumerate(batches):
+            if items is None:
+                items = thread.submit(read_all, batch).result()
+            fits = i + 1 < len(batches) and rows[i] + rows[i + 1] <= limit
+            ahead = thread.submit(read_all, batches[i + 1]) if fits else None
+            scores = _scores(model, forward, items, device)
+            yield from zip(batch, scores, strict=True)
+            items = ahead.result() if ahead else None
+
+
+def score_items(
+    model: Model, items: Sequence[Item], device: torch.device, precision: str = "fp32"
+) -> list[NDArray[np.float64]]:
+    """Scores (N,) float64 of videos in memory, in their order."""
+    lengths = {i: _clips(item) for i, item in enumerate(items)}
+    crops = max((_crops(item) for item in items), default=1)
+    found = dict(score_videos(model, lengths, items.__getitem__, crops=crops, device=device, precision=precision))
+    return [found[i] for i in range(len(items))]
+
+
+def score_clips(model: Model, features: Item, device: torch.device, precision: str = "fp32") -> NDArray[np.float64]:
+    """Scores of every clip of one video; {modality: (K, N, D_m)} -> (N,) float64. Nothing is resampled."""
+    return _scores(model, Forward(model.head, precision).freeze(), [features], device)[0]
+
+
+def ignores_padding(head: Head) -> bool:
+    """Whether a video scores the same beside a longer one: all but heads that declare otherwise in `exceptions`."""
+    broken = {"test_padding_changes_nothing", "test_a_video_scores_the_same_alone"}
+    return broken.isdisjoint(head.exceptions())
+
+
+def batched(lengths: Mapping[Key, int], crops: int, similar: float) -> list[list[Key]]:
+    """The videos in batches, longest first, videos of one length by name.
+
+    Padded to its longest, a batch of more than one has at most as many rows as a pass, and no video of less than
+    `similar` (0 to 1) of its longest's clips.
+    """
+    batches: list[list[Key]] = []
+    longest = 0
+    for key in sorted(lengths, key=lambda key: (-lengths[key], key)):
+        joins = batches and (len(batches[-1]) + 1) * crops * longest <= _AT_ONCE
+        if joins and lengths[key] >= similar * longest:
+            batches[-1].append(key)
+        else:
+            batches.append([key])
+            longest = lengths[key]
+    return batches
 
 
 @torch.no_grad()
-def score_clips(model: Model, features: Mapping[str, NDArray[np.float32]], device: torch.device) -> NDArray[np.float64]:
-    """Scores of every clip of one video; {modality: (K, N, D_m)} -> (N,) float64. Nothing is resampled.
-
-    Of a long video the crops go one by one: attention over N clips needs N^2 numbers for each.
-    """
+def _scores(model: Model, forward: Forward, items: Sequence[Item], device: torch.device) -> list[NDArray[np.float64]]:
     model.eval()
-    bag = collate([features], np.zeros(1, np.int64)).to(device)
-    crops = bag.crops
-    if crops * bag.mask.shape[1] <= _AT_ONCE:
-        return np.asarray(model(bag).scores[0].double().cpu().numpy(), dtype=np.float64)
-    scores = torch.stack([model(bag.crop(k)).scores[0].double() for k in range(crops)]).mean(0)
-    return np.asarray(scores.cpu().numpy(), dtype=np.float64)
+    if len(items) > 1:
+        scores = forward(model.scaled(collate(items, np.zeros(len(items), np.int64)).to(device))).scores
+        every = scores.double().cpu().numpy()
+        return [row[: _clips(item)].copy() for row, item in zip(every, items, strict=True)]
+    (item,) = items
+    crops = _crops(item)
+    some = max(_AT_ONCE // _clips(item), 1)
+    total = torch.zeros(_clips(item), dtype=torch.float64, device=device)
+    for start in range(0, crops, some):
+        bag = _bag(item, slice(start, start + some)).to(device)
+        total += bag.crops * forward(model.scaled(bag)).scores[0].double()
+    return [np.asarray((total / crops).cpu().numpy(), dtype=np.float64)]
+
+
+def _bag(item: Item, crops: slice) -> Bag:
+    """Those crops of one video, of the same memory where that can be."""
+    chosen = {name: x if len(x) == 1 else x[crops] for name, x in item.items()}
+    features = {name: torch.from_numpy(np.require(x, np.float32, ["W"]))[None] for name, x in chosen.items()}
+    return Bag(features, torch.ones(1, _clips(item), dtype=torch.bool), torch.zeros(1))
+
+
+def _read(read: Callable[[Key], Item], key: Key, length: int) -> Item:
+    try:
+        item = read(key)
+    except (OSError, ValueError) as error:
+        if str(error).startswith(f"{key}:") or f"'{key}'" in str(error):
+            raise
+        raise ValueError(f"{key}: {error}") from error
+    if (found := _clips(item)) != length:
+        raise ValueError(f"{key}: {length} clips were to be scored, {found} were read; did its file change meanwhile?")
+    return item
+
+
+def _clips(item: Item) -> int:
+    return int(next(iter(item.values())).shape[1])
+
+
+def _crops(item: Item) -> int:
+    return max(len(x) for x in item.values())

@@ -16,7 +16,7 @@ from data.registry import UnknownNameError
 from data.store import FeatureStore
 from data.types import Event, FrameScores, SpecMismatchError, VideoFeatures
 from mil import checkpoint, protocol
-from mil.evaluate import evaluate_run, read_scores, write_scores
+from mil.evaluate import evaluate_run, read_scores, scored, write_scores
 from mil.train import TrainError, fit
 from mil.train_cli import describe
 from tests.mil_helpers import make_world, small_config
@@ -488,3 +488,92 @@ def test_equal_parts_of_a_video_of_unknown_length_have_no_frames(tmp_path):
     bare = other_manifest(tmp_path / "bare.csv", unknown_length(world.videos))
     with pytest.raises(ValueError, match=r"32 equal parts of a video of unknown length.*num_frames into the manifest"):
         evaluate_run(run, feature_roots=[stores[False].root], manifest_path=bare)
+
+
+# -- what is read, when, and how it is computed -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Ids of the videos whose features are read, in order."""
+    seen, real = [], FeatureStore.read
+    monkeypatch.setattr(FeatureStore, "read", lambda self, i, **more: seen.append(i) or real(self, i, **more))
+    return seen
+
+
+def test_features_are_read_once_for_each_video_and_a_model_in_memory_gives_the_same_scores(world, run, reads):
+    files = sorted((run.root / "eval").glob("*"))
+    kept = checkpoint.load(run.checkpoint)
+    found = scored(kept.model, kept.config.evaluate, world.test[::-1], world.stores)
+    assert sorted(reads) == sorted(v.id for v in world.test)
+    assert sorted((run.root / "eval").glob("*")) == files  # nothing is written
+    assert [v.video_id for v in found.videos] == [v.id for v in world.test[::-1]]
+    written = evaluate_run(run)
+    for own, other in zip(found.videos[::-1], written.videos, strict=True):
+        assert np.array_equal(own.scores, other.scores)
+        assert np.array_equal(own.labels, other.labels)
+    assert (found.protocol, found.origins, found.clamped) == (protocol.get("frames"), {"decoded"}, ())
+    assert found.events == {v.id: v.events for v in world.test}
+
+
+def test_what_a_manifest_has_wrong_is_said_before_anything_is_read(world, run, reads, tmp_path):
+    last = world.test[-1]
+    long = [replace(v, num_frames=v.num_frames + 1) if v is last else v for v in world.videos]
+    with pytest.raises(ValueError, match=f"{last.id}: the manifest says"):
+        evaluate_run(run, manifest_path=other_manifest(tmp_path / "long.csv", long))
+    with pytest.raises(ValueError, match="no crop 'crop_1'"):
+        evaluate_run(run, crop="crop_1")
+    kept = checkpoint.load(run.checkpoint)
+    bare = [replace(v, events=()) if v is last else v for v in world.test]
+    with pytest.raises(ValueError, match=f"1 of 4 anomalous videos in the test split .*'{last.id}'"):
+        scored(kept.model, kept.config.evaluate, bare, world.stores)
+    assert not reads
+
+
+def test_features_that_cannot_be_read_name_their_video(world, run, monkeypatch):
+    victim, real = world.test[3].id, FeatureStore.read
+
+    def broken(self, video_id, **more):
+        if video_id == victim:
+            raise OSError(5, "Input/output error")
+        return real(self, video_id, **more)
+
+    monkeypatch.setattr(FeatureStore, "read", broken)
+    with pytest.raises(ValueError, match=rf"{victim}: \[Errno 5\] Input/output error"):
+        evaluate_run(run)
+
+
+def test_a_store_of_one_crop_has_no_other(tmp_path):
+    world = make_world(tmp_path, train=2, test=2)
+    run = world.run("run", config := small_config("train.steps=1"))
+    fit(config, world.train, world.stores, run)
+    with pytest.raises(ValueError, match=r"no crop 'centre' in these features"):
+        evaluate_run(run, crop="centre")
+    assert evaluate_run(run, crop="full").numbers["auc"] == evaluate_run(run).numbers["auc"]
+
+
+def test_bf16_has_numbers_of_its_own_beside_those_of_fp32(run):
+    full, low = evaluate_run(run), evaluate_run(run, precision="bf16")
+    assert low.path.name == "test-frames-bf16.json"
+    assert (full.numbers["precision"], low.numbers["precision"]) == ("fp32", "bf16")
+    away = [np.abs(a.scores - b.scores).max() for a, b in zip(full.videos, low.videos, strict=True)]
+    assert 0 < max(away) < 1e-2
+    assert evaluate_run(run).numbers == full.numbers
+
+
+def test_where_the_sound_ends_a_clip_early_the_last_frames_take_the_score_before(tmp_path):
+    world = make_world(tmp_path, train=2, test=2, modalities=("rgb", "audio"))
+    rgb, sound = world.stores
+    shorter = FeatureStore(tmp_path / "shorter", sound.spec)
+    for video in world.videos:
+        f = sound.read(video.id)
+        grid = sound.spec.grid(16 * len(f.grid) - 16)
+        shorter.write(VideoFeatures(video.id, f.x[:, :-1], grid, f.fps, sound.spec.crops))
+    world = replace(world, stores=(rgb, shorter))
+    run = world.run("run", config := small_config("train.steps=1"))
+    fit(config, world.train, world.stores, run)
+    for found, video in zip(evaluate_run(run).videos, world.test, strict=True):
+        last = 16 * (len(rgb.read(video.id).grid) - 1)  # the first frame of the clip that has no sound
+        assert len(found.scores) == video.num_frames
+        assert set(found.scores[last - 16 :]) == {found.scores[last - 1]}
+        assert found.scores[last - 1] != found.scores[0]

@@ -1,0 +1,261 @@
+"""Whole videos through a head: in batches as one by one, for every head, and never more in memory than was promised."""
+
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mil import scoring
+from mil.bags import collate
+from mil.config import validate
+from mil.heads import Head, HeadOutput, heads
+from mil.model import Model
+from mil.scoring import batched, ignores_padding, score_clips, score_items, score_videos
+from tests.test_head_contract import CASES, _id, dims_of, options_of
+
+CPU = torch.device("cpu")
+LENGTHS = [9, 1, 7, 2, 9, 6, 1, 7]
+LOOK_AT_PADDING = ("cma_la", "hlnet", "macil_sd", "pel4vad")  # in their published forms
+
+
+def model_of(name, variant=(), dims=None, **data):
+    torch.manual_seed(0)
+    values = {"head": {"name": name, **options_of(name, variant)}, "data": data}
+    return Model(validate(values, "test"), dims or dims_of(name, several=True))
+
+
+def items_of(dims, lengths=LENGTHS, crops=1, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        {m: rng.standard_normal((1 if m == "audio" else crops, n, d)).astype(np.float32) for m, d in dims.items()}
+        for n in lengths
+    ]
+
+
+@torch.no_grad()
+def alone(model, item):
+    """One video by itself, all crops at once."""
+    return model.eval()(collate([item], np.zeros(1, np.int64))).scores[0].double().numpy()
+
+
+def lengths_of(items):
+    return {f"v{i}": next(iter(x.values())).shape[1] for i, x in enumerate(items)}
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES, ids=[_id(*c) for c in CASES])
+@pytest.mark.parametrize("crops", [1, 5])
+def test_in_batches_every_head_scores_a_video_as_alone(name, variant, crops, monkeypatch):
+    """Several lengths together where the head takes no notice of padding, equal lengths together everywhere.
+
+    In float64: what padding changes is not to hide behind rounding.
+    """
+    model = model_of(name, variant).double()
+    scaled = model.scaled
+    doubled = lambda bag: bag.with_features({n: x.double() for n, x in scaled(bag).features.items()})  # noqa: E731
+    monkeypatch.setattr(model, "scaled", doubled)
+    items = items_of(model.dims, crops=crops)
+    expected = [alone(model, item) for item in items]
+    masks, real = [], model.head.forward
+    monkeypatch.setattr(model.head, "forward", lambda bag: masks.append(bag.mask) or real(bag))
+    for item, found, wanted in zip(items, score_items(model, items, CPU), expected, strict=True):
+        assert found.shape == (item["rgb"].shape[1],)
+        assert found.dtype == np.float64
+        assert np.abs(found - wanted).max() < 1e-9
+    assert max(len(mask) for mask in masks) > 1
+    looks_at_padding = name in LOOK_AT_PADDING and variant.get("as_published", False)
+    assert ignores_padding(model.head) != looks_at_padding
+    assert any(not mask.all() for mask in masks) != looks_at_padding
+    assert sum(len(mask) for mask in masks) == len(items)
+
+
+lengths = st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.integers(1, 4000), max_size=30)
+
+
+@given(lengths, st.sampled_from([1, 5, 10]), st.sampled_from([0.75, 1.0]), st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_batches_hold_every_video_once_within_the_limits_and_no_fewer_than_they_could(found, crops, similar, order):
+    batches = batched(found, crops, similar)
+    assert sorted(key for batch in batches for key in batch) == sorted(found)
+    longest = [found[batch[0]] for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+    for i, batch in enumerate(batches):
+        ends = [found[key] for key in batch]
+        assert longest[i] == max(ends)
+        assert min(ends) >= similar * longest[i]
+        assert len(batch) == 1 or len(batch) * crops * longest[i] <= 2048
+        if i + 1 < len(batches):
+            room = (len(batch) + 1) * crops * longest[i] <= 2048
+            assert not room or longest[i + 1] < similar * longest[i]
+    shuffled = list(found.items())
+    order.shuffle(shuffled)
+    assert batched(dict(shuffled), crops, similar) == batches
+
+
+def test_the_order_in_which_videos_are_named_changes_no_byte():
+    model = model_of("urdmu")
+    items = items_of(model.dims, LENGTHS * 3, crops=2)
+    by_name = {f"v{i}": item for i, item in enumerate(items)}
+    names = lengths_of(items)
+
+    def once(order):
+        return dict(score_videos(model, {k: names[k] for k in order}, by_name.__getitem__, crops=2, device=CPU))
+
+    first, again = once(sorted(names)), once(sorted(names, reverse=True))
+    assert all(np.array_equal(first[k], again[k]) for k in names)
+
+
+class Watched(Head):
+    """Scores by the first feature; notes the rows of each pass, and what is alive of the features then."""
+
+    compares = False
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.alive, self.seen = lambda: 0, []
+
+    def forward(self, bag):
+        self.seen.append((bag.mask.shape[0] * bag.crops * bag.mask.shape[1], bag.crops, self.alive()))
+        return HeadOutput((self.weight * bag.x[..., 0]).sigmoid().mean(1) * bag.mask, {})
+
+    def loss(self, out, bag):
+        return {"none": out.scores.sum()}
+
+
+@pytest.mark.parametrize("longest", [40, 700])
+def test_what_is_held_at_once_is_bounded_by_the_longest_video(longest, monkeypatch):
+    """A test set of many videos and a long one: rows of features alive, at every reading and at every pass."""
+    monkeypatch.setattr(scoring, "_AT_ONCE", 200)
+    monkeypatch.setitem(heads._items, "watched", Watched)
+    model = Model(validate({"head": {"name": "watched"}}, "test"), {"rgb": 2})
+    rng, crops, lock = np.random.default_rng(0), 5, threading.RLock()
+    lengths = {i: int(n) for i, n in enumerate([longest, *rng.integers(1, 35, 80)])}
+    held, most, read = {}, [], []
+
+    def let_go(key):
+        with lock:
+            del held[key]
+
+    def reader(key):
+        x = np.random.default_rng(key).standard_normal((crops, lengths[key], 2)).astype(np.float32)
+        with lock:
+            held[key] = crops * lengths[key]
+            most.append(sum(held.values()))
+            read.append(key)
+        weakref.finalize(x, let_go, key)
+        return {"rgb": x}
+
+    model.head.alive = lambda: sum(held.values())
+    found = dict(score_videos(model, lengths, reader, crops=crops, device=CPU))
+    limit = max(2 * 200, crops * longest)
+    assert max(most) <= limit
+    assert max(alive for _, _, alive in model.head.seen) <= limit
+    assert not held
+    assert sorted(read) == sorted(lengths)  # each of them once
+    for rows, at_once, _ in model.head.seen:
+        assert rows <= 200 or (at_once, rows) == (1, longest)
+    assert len(model.head.seen) < len(lengths)
+    # two are held at once at some time: the next is read while one is scored
+    assert max(most) > max(rows for rows, *_ in model.head.seen if rows <= 200)
+    for key, scores in found.items():
+        x = np.random.default_rng(key).standard_normal((crops, lengths[key], 2)).astype(np.float32)
+        assert scores == pytest.approx((1 / (1 + np.exp(-x[..., 0].astype(float)))).mean(0), abs=1e-6)
+
+
+def test_who_stops_early_reads_no_further():
+    model, before = model_of("ranking", dims={"rgb": 6}), threading.active_count()
+    items = items_of(model.dims, [900 - i for i in range(20)], crops=2)
+    read = []
+
+    def reader(key):
+        read.append(key)
+        return items[key]
+
+    found = score_videos(model, {i: 900 - i for i in range(20)}, reader, crops=2, device=CPU)
+    next(found)
+    found.close()
+    assert len(read) <= 2
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("the disk is on fire"), "v3: the disk is on fire"),
+        (OSError(5, "Input/output error"), r"v3: \[Errno 5\] Input/output error"),
+        (ValueError("v3: has no clips"), "^v3: has no clips"),
+        (KeyError("what a programmer did"), "what a programmer did"),
+    ],
+)
+def test_what_cannot_be_read_is_named(error, said):
+    model = model_of("ranking", dims={"rgb": 6})
+    items = items_of(model.dims)
+
+    def reader(key):
+        if key == "v3":
+            raise error
+        return items[int(key[1:])]
+
+    kind = KeyError if isinstance(error, KeyError) else ValueError
+    with pytest.raises(kind, match=said):
+        list(score_videos(model, lengths_of(items), reader, crops=1, device=CPU))
+
+
+def test_a_video_of_other_clips_than_were_said_is_refused():
+    model = model_of("ranking", dims={"rgb": 6})
+    items = items_of(model.dims)
+    with pytest.raises(ValueError, match="v4: 8 clips were to be scored, 9 were read"):
+        list(score_videos(model, {**lengths_of(items), "v4": 8}, lambda k: items[int(k[1:])], crops=1, device=CPU))
+
+
+def test_nothing_to_score_is_no_error():
+    assert score_items(model_of("ranking"), [], CPU) == []
+
+
+@pytest.mark.parametrize("name", ["ranking", "deepmil", "rtfm"])
+def test_in_groups_of_crops_a_video_scores_as_all_at_once(name, monkeypatch):
+    model = model_of(name, dims={"rgb": 6, "audio": 3}).train()
+    (item,) = items_of(model.dims, [20], crops=5)
+    seen, real = [], model.head.forward
+    monkeypatch.setattr(model.head, "forward", lambda bag: seen.append(bag.crops) or real(bag))
+    found = {}
+    for limit, groups in ((100, [5]), (99, [4, 1]), (59, [2, 2, 1]), (1, [1] * 5)):
+        monkeypatch.setattr(scoring, "_AT_ONCE", limit)
+        seen.clear()
+        found[limit] = score_clips(model, item, CPU)
+        assert seen == groups
+        assert (found[limit].shape, found[limit].dtype) == ((20,), np.float64)
+        assert np.abs(found[limit] - found[100]).max() < 1e-6
+    assert found[100].std() > 1e-3
+    assert not model.training
+    # by hand: each crop with the same sound, then the mean
+    each = [score_clips(model, {"rgb": item["rgb"][k : k + 1], "audio": item["audio"]}, CPU) for k in range(5)]
+    assert np.abs(found[1] - np.mean(each, axis=0)).max() < 1e-12
+
+
+def test_features_are_taken_as_they_lie_in_a_pack():
+    """fp16 and read-only; and a video in memory that may be written stays as it is."""
+    model = model_of("ranking", dims={"rgb": 6}, scale="l2")
+    items = [{"rgb": x["rgb"].astype(np.float16)} for x in items_of(model.dims, [5, 900], crops=3)]
+    for item in items:
+        item["rgb"].flags.writeable = False
+    full = [{"rgb": x["rgb"].astype(np.float32)} for x in items]
+    kept = [x["rgb"].copy() for x in full]
+    for a, b in zip(score_items(model, items, CPU), score_items(model, full, CPU), strict=True):
+        assert np.array_equal(a, b)
+    assert all(np.array_equal(x["rgb"], y) for x, y in zip(full, kept, strict=True))
+
+
+@pytest.mark.parametrize("name", ["ranking", "rtfm", "urdmu"])
+def test_bf16_scores_are_near_and_fp32_ones_the_plain_call(name):
+    model = model_of(name, dims={"rgb": 6})
+    items = items_of(model.dims, [30, 12, 11], crops=2)
+    plain, low = score_items(model, items, CPU), score_items(model, items, CPU, "bf16")
+    for item, a, b in zip(items, plain, low, strict=True):
+        assert 0 < np.abs(a - b).max() < 2e-2
+        assert np.array_equal(score_clips(model, item, CPU), alone(model, item))
+    assert all(p.dtype == torch.float32 for p in model.parameters())
