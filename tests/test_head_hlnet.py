@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.plain import hlnet as plain_hlnet
 from mil import config as configs
 from mil.bags import Bag
 from mil.heads.hlnet import HLNetHead
 from mil.optim import Schedule, make_optimizer
-from mil.published import take_in
+from mil.published import give_back, take_in
 from tests.mil_helpers import random_bag
 
 SMALL = {"hidden": [10, 8], "graph": 6, "approximator": [7, 5]}
@@ -345,3 +346,26 @@ def test_the_approximator_learns_at_half_the_rate_which_drops_after_nine_epochs(
     schedule = Schedule(config.train, per_epoch=155)
     assert schedule.steps == 50 * 155
     assert [schedule.factor(step) for step in (1, 9 * 155, 9 * 155 + 1, 50 * 155)] == pytest.approx([1, 1, 0.1, 0.1])
+
+
+def test_scores_and_losses_are_those_of_the_plain_implementation():
+    """benchmarks/plain/hlnet.py, on our weights under the authors' names, padded as their code pads."""
+    torch.manual_seed(0)
+    head = HLNetHead(6, as_published=True).eval()
+    model = plain_hlnet.Model(6).eval()
+    model.load_state_dict(give_back(head, head.published(), {}))
+    bag = similar_bag()
+    bag = Bag({"rgb": bag.x.float()}, bag.mask, bag.labels.float())
+    out = head(bag)
+    for x, scores, length in zip(bag.x, out.scores, LENGTHS, strict=True):
+        if length == 20:  # the others' scores depend on their padding
+            assert (model.scores(x) - scores).abs().max() < 1e-6
+    terms = head.loss(out, bag)
+    offline, online = model(bag.x.flatten(0, 1), [n for n in LENGTHS for _ in range(CROPS)])
+    valid = bag.mask.repeat_interleave(CROPS, dim=0)
+    for found, logits in ((out.aux["offline"], offline), (out.aux["online"], online)):
+        assert (found.flatten(0, 1) - logits).abs()[valid].max() < 1e-5
+    full = Bag({"rgb": bag.x[1:2, :, :, :]}, bag.mask[1:2], bag.labels[1:2])
+    expected = model.loss(full.x, full.labels).item()
+    assert sum(head.loss(head(full), full).values()).item() == pytest.approx(expected, rel=1e-5)
+    assert terms.keys() == {"offline", "online", "distill"}

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.plain import rtfm as plain_rtfm
 from mil import config as configs
 from mil.bags import Bag
 from mil.heads.rtfm import RTFMHead
 from mil.layers.magnitude import MagnitudeLoss
 from mil.optim import Schedule
+from mil.published import give_back
 from tests.magnitude_reference import conv1d, losses, mtn, sequences, shake, sigmoid, state_of, three_layers
 from tests.mil_helpers import random_bag, take
 
@@ -243,3 +245,17 @@ def test_recipes_hold_what_the_authors_code_sets(name):
     assert (optimizer.name, optimizer.lr, optimizer.weight_decay) == ("adam", 1e-3, 0.005)
     assert {Schedule(train, per_epoch=25).factor(s) for s in (1, 7000, 15000)} == {1.0}
     assert (config.select.rule, config.evaluate.smooth) == ("last", 1)
+
+
+def test_scores_and_losses_are_those_of_the_plain_implementation():
+    """benchmarks/plain/rtfm.py, on our weights under the authors' names."""
+    torch.manual_seed(0)
+    head = shake(RTFMHead(8, width=4, hidden=(6, 5), as_published=True)).eval()
+    model = plain_rtfm.Model(8, 4, (6, 5)).eval()
+    model.load_state_dict(give_back(head, head.published(), {}))
+    bag = random_bag([9] * 6, [0, 0, 0, 1, 1, 1], dims={"rgb": 8}, crops={"rgb": 2})
+    out = head(bag)
+    for x, scores in zip(bag.x, out.scores, strict=True):
+        assert (model.scores(x) - scores).abs().max() < 1e-6
+    expected = model.loss(bag.x[:3], bag.x[3:]).item()
+    assert sum(head.loss(out, bag).values()).item() == pytest.approx(expected, rel=1e-5)

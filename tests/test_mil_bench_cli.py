@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from data.datasets.toy_video import write_video
 from extract import bench
 from mil.cli import main
+from mil.precision import bf16_is_fast
 from tests.helpers import numbered_frames, write_small
 
 FRAMES = 70
@@ -66,12 +67,14 @@ NET = ("--backbone", "x3d_xs", "--weights", "random", "--option", "fps=none", "-
 
 
 def test_a_net_beside_the_peak_of_its_precision(call):
-    found = figures(call(*NET, "--crops", "1", "--precision", "bfloat16", "--json"))
+    # where the processor has no bfloat16 instructions the product beside it takes minutes
+    precision = "bfloat16" if bf16_is_fast("cpu") else "float32"
+    found = figures(call(*NET, "--crops", "1", "--precision", precision, "--json"))
     check_shares(found)
     # 0.84 GMAC for a crop of 4 x 182 x 182, two operations each; stride 48: frames 0 and 48
     assert found["gflop_per_clip"] == pytest.approx(0.84 * 2)
     assert found["share_of_peak"] == pytest.approx(found["forward_gflops"] / found["matmul_gflops"])
-    assert (found["crops"], found["clips"], found["precision"]) == (1, 2, "bfloat16")
+    assert (found["crops"], found["clips"], found["precision"]) == (1, 2, precision)
 
 
 def test_arithmetic_of_other_clips_is_not_guessed(call):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from mil.losses import both_classes, hinge, sixteenth, smoothness, sparsity, topk_bce, topk_mean
+from tests.mil_helpers import random_bag
 
 
 @st.composite
@@ -172,8 +173,8 @@ def test_gradients_of_a_k_for_each_video():
 
 
 def test_both_classes_are_found_by_value():
-    high, low = both_classes(torch.tensor([0.0, 1.0, 1.0]), "mine")
-    assert (high.tolist(), low.tolist()) == ([False, True, True], [True, False, False])
-    for labels, counts in (([1.0, 1.0], "2 anomalous and 0 normal"), ([0.0], "0 anomalous and 1 normal")):
+    high, low = both_classes(random_bag([2, 2, 2], [0, 1, 1]), "mine")
+    assert (high.tolist(), low.tolist()) == ([1, 2], [0])
+    for labels, counts in (([1, 1], "2 anomalous and 0 normal"), ([0], "0 anomalous and 1 normal")):
         with pytest.raises(ValueError, match=f"mine compares two classes, this batch has {counts} videos"):
-            both_classes(torch.tensor(labels), "mine")
+            both_classes(random_bag([2] * len(labels), labels), "mine")

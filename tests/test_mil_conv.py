@@ -1,0 +1,77 @@
+"""Convolutions as matrix products against torch's own; dropout against what it says about its factors."""
+
+import pytest
+import torch
+from torch import nn
+
+from mil.layers.conv import conv, past_conv, same_conv
+from mil.layers.dropout import Dropout
+
+
+def with_gradients(layer, call, x, weight):
+    y = call(x)
+    return [y, *torch.autograd.grad((y * weight).sum(), [x, *layer.parameters()])]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("taps", "dilation"), [(3, 1), (3, 4), (5, 2)])
+@pytest.mark.parametrize("length", [1, 4, 9])
+def test_a_sum_of_moved_products_is_torchs_convolution(taps, dilation, length, bias):
+    """4 segments and a reach of 4: taps that never meet a segment."""
+    torch.manual_seed(0)
+    same = nn.Conv1d(4, 6, taps, padding=taps // 2 * dilation, dilation=dilation, bias=bias).double()
+    past = nn.Conv1d(4, 6, taps, bias=bias).double()
+    x, weight = torch.randn(3, length, 4).double().requires_grad_(), torch.randn(3, length, 6).double()
+    for layer, ours, padded in (
+        (same, same_conv, x.transpose(1, 2)),
+        (past, past_conv, nn.functional.pad(x.transpose(1, 2), (taps - 1, 0))),
+    ):
+        found = with_gradients(layer, lambda v, f=ours, m=layer: f(m, v), x, weight)
+        expected = with_gradients(layer, lambda _, m=layer, p=padded: m(p).transpose(1, 2), x, weight)
+        for a, b in zip(found, expected, strict=True):
+            assert (a - b).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv1d(4, 6, 3, padding=1, groups=2), nn.Conv1d(4, 6, 3, stride=2, padding=1), nn.Conv1d(4, 6, 4, padding=2)],
+)
+def test_other_convolutions_are_left_to_torch(layer):
+    x = torch.randn(2, 8, 4)
+    assert torch.equal(same_conv(layer, x), layer(x.transpose(1, 2)).transpose(1, 2))
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_nothing_is_taken_from_padding_or_left_there(taps):
+    layer, x = nn.Conv1d(4, 6, taps, padding=taps // 2), torch.randn(1, 9, 4)
+    mask = torch.arange(9)[None] < 5
+    assert torch.allclose(conv(layer, x, mask)[:, :5], layer(x[:, :5].transpose(1, 2)).transpose(1, 2), atol=1e-6)
+    assert (conv(layer, x, mask)[:, 5:] == 0).all()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.7])
+def test_dropout_keeps_its_share_and_the_mean_and_its_gradient_is_its_factor(p):
+    torch.manual_seed(0)
+    drop, x = Dropout(p), torch.ones(999, 101, requires_grad=True)  # not a multiple of 4
+    y = drop(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, y.detach())
+    kept = y.detach() > 0
+    deviation = (p * (1 - p) / x.numel()) ** 0.5
+    assert abs(float(kept.double().mean()) - (1 - p)) < 5 * deviation
+    assert y[kept].detach().unique().tolist() == pytest.approx([1 / (1 - p)], rel=2**-14)
+    for d in (1, 2, 4, 101):  # neighbours that share a number, and rows below one another, are independent
+        a, b = kept.flatten()[:-d].double(), kept.flatten()[d:].double()
+        assert abs(float(((a - a.mean()) * (b - b.mean())).mean())) < 5 * p * (1 - p) / x.numel() ** 0.5
+    torch.manual_seed(5)
+    again = drop(x)
+    assert not torch.equal(again, y)
+    torch.manual_seed(5)
+    assert torch.equal(drop(x), again)
+
+
+def test_dropout_is_still_outside_training_and_at_its_ends():
+    x = torch.randn(5, 3)
+    assert Dropout(0.5).eval()(x) is x
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert (Dropout(1.0)(x) == 0).all()
