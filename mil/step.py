@@ -10,30 +10,35 @@ from mil.config import TrainConfig
 from mil.heads import Progress
 from mil.model import Model
 from mil.optim import make_optimizer
+from mil.precision import Forward
 
 
 class Step:
     """The updates of one model. What a resumed run needs of it is in `state_dict`.
 
     Args:
-        config: the optimizer, clipping and averaging.
+        config: the optimizer, clipping and averaging, precision and compilation.
         model: on its device.
+
+    Raises:
+        CompileError: the head cannot be compiled as asked.
     """
 
     def __init__(self, config: TrainConfig, model: Model) -> None:
         self.config, self.model = config, model
+        self.forward = Forward(model.head, config.precision, config.compile)
         self.optimizer = make_optimizer(config.optimizer, model.head)
         self.average = copied(model.state_dict()) if config.ema else None
 
     def __call__(self, bag: Bag, progress: Progress) -> dict[str, Tensor]:
         """Takes the step that makes `progress.step` steps done; terms of the loss by name, and "total".
 
-        They lie on the device: reading one waits for it.
+        They lie on the device: reading one waits for it, and nothing else here does.
         """
         model, config = self.model, self.config
         model.train()
         scaled = model.scaled(bag)
-        terms = model.head.loss(model.head(scaled), scaled)
+        terms = model.head.loss(self.forward(scaled), scaled)
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -55,11 +60,12 @@ class Step:
             return
         # a short memory at first, so that the random start is forgotten
         decay = min(self.config.ema, step / (step + 10))
-        for name, value in self.model.state_dict().items():
-            old = self.average[name]
-            # what is counted or kept for every video, and may grow, is no average
-            averaged = value.is_floating_point() and old.shape == value.shape
-            self.average[name] = old.lerp_(value, 1 - decay) if averaged else value.detach().clone()
+        average, own = self.average, self.model.state_dict()
+        # what is counted or kept for every video, and may grow, is no average
+        averaged = [n for n, x in own.items() if x.is_floating_point() and average[n].shape == x.shape]
+        if averaged:
+            torch._foreach_lerp_([average[n] for n in averaged], [own[n] for n in averaged], 1 - decay)
+        average.update({name: own[name].detach().clone() for name in own.keys() - set(averaged)})
 
 
 def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, pad
+from torch.nn.functional import logsigmoid
 
 from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
-from mil.layers.conv import conv
+from mil.layers.conv import past_conv, rows
 from mil.layers.crops import crop_mean, fold, spread, unfold
+from mil.layers.dropout import Dropout
 from mil.layers.graph import GraphConvolution, proximity, row_softmax, similarity
 from mil.losses import sixteenth, topk_bce
 from mil.published import Published
@@ -76,7 +77,7 @@ class HLNetHead(Head):
             nn.ModuleList([GraphConvolution(hidden[1], graph), GraphConvolution(graph, graph)]) for _ in range(3)
         )
         self.classifier = nn.Linear(3 * graph, 1)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         for layer in self.modules():
             if isinstance(layer, nn.Conv1d | nn.Linear):  # biases stay as torch draws them
                 nn.init.xavier_uniform_(layer.weight)
@@ -86,8 +87,9 @@ class HLNetHead(Head):
         x, crops = fold(bag.x), bag.crops
         mask = spread(bag.mask, crops)
         seen = torch.ones_like(mask) if self.as_published else mask  # whether padding is what it holds, or nothing
-        h = self.drop(conv(self.shared1, x, seen).relu())
-        h = self.drop(conv(self.shared2, h, seen).relu())
+        # nothing is taken from the padding before the graphs, which mask what they are given
+        h = self.drop(rows(self.shared1, x).relu())
+        h = self.drop(rows(self.shared2, h).relu())
         online = self.approximator(h)
         offline = self._offline(h, similarity(x, mask, self.threshold), agreement(online.detach(), mask), seen)
         logits = {"offline": unfold(offline, crops), "online": unfold(online, crops)}
@@ -172,9 +174,8 @@ class Approximator(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """(N, T, dim) -> logits (N, T). Padding comes after a video, where nothing looks."""
-        h = self.conv2(self.conv1(h.transpose(1, 2)).relu()).relu()
-        logits: Tensor = self.conv3(pad(h, (4, 0)))
-        return logits.squeeze(1)
+        h = rows(self.conv2, rows(self.conv1, h).relu()).relu()
+        return past_conv(self.conv3, h).squeeze(-1)
 
 
 def agreement(logits: Tensor, mask: Tensor) -> Tensor:

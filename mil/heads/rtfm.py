@@ -4,11 +4,12 @@ Feature Magnitude Learning", ICCV 2021, https://arxiv.org/abs/2101.10030)."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
 from mil.layers.crops import crop_mean, fold, spread, unfold
+from mil.layers.dropout import Dropout
 from mil.layers.magnitude import MagnitudeLoss
 from mil.layers.mtn import MTN, published_names, scorer, xavier
 from mil.published import Published
@@ -59,7 +60,7 @@ class RTFMHead(Head):
             raise ValueError(f"rtfm needs two hidden widths, got hidden={list(hidden)}")
         self.objective = MagnitudeLoss(topk, margin, alpha, smooth, sparse, dropout, as_published)
         self.mtn = MTN(dim, max(dim // 4, 1) if width is None else width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.score = scorer(dim, hidden, dropout)
         self.apply(xavier)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy, normalize, pairwise_distance
+from torch.nn.functional import binary_cross_entropy, linear, normalize, pairwise_distance
 
 from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
@@ -33,13 +33,20 @@ class Memory(nn.Module):
         nn.init.uniform_(self.slots, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N, T, H) -> how well it is known here (N, T) in [0, 1], and what is read (N, T, H).
+        """x (N, T, H) -> how well it is known here (N, T) in [0, 1], and what each slot answers (N, T, slots).
 
-        Each slot answers with a sigmoid of its own; a segment is known as well as by the best sixteenth of the slots.
+        A slot answers with a sigmoid of its own; a segment is known as well as by the best sixteenth of the slots.
         """
         count, dim = self.slots.shape
-        answers = (x @ self.slots.T / math.sqrt(dim)).sigmoid()  # (N, T, slots)
-        return answers.topk(count // 16 + 1, dim=-1).values.mean(-1), answers @ self.slots
+        answers = linear(x, self.slots / math.sqrt(dim)).sigmoid()
+        return answers.topk(count // 16 + 1, dim=-1).values.mean(-1), answers
+
+    def read(self, answers: Tensor, layer: nn.Linear) -> Tensor:
+        """layer(what is read); (N, T, slots) -> (N, T, out). What is read is the sum of the slots by their answers.
+
+        The layer is applied to the slots, which are few, and not to every segment: the same sum in another order.
+        """
+        return linear(answers, layer.weight @ self.slots.T, layer.bias)
 
 
 @heads.register("urdmu")
@@ -110,19 +117,21 @@ class URDMUHead(Head):
         """x (B, K, T, D) -> scores (B, T) in [0, 1]: the mean over the crops, 0 where padded."""
         crops = bag.crops
         x = self.encoder(fold(bag.x), spread(bag.mask, crops))  # (B * K, T, H), as all below
-        of_anomalous, read_anomalous = self.anomalous(x)
-        of_normal, read_normal = self.normal(x)
+        of_anomalous, answers_anomalous = self.anomalous(x)
+        of_normal, answers_normal = self.normal(x)
         anomalous, normal, log_variance = (
-            self.mean(read_anomalous),
-            self.mean(read_normal),
-            self.log_variance(read_normal),
+            self.anomalous.read(answers_anomalous, self.mean),
+            self.normal.read(answers_normal, self.mean),
+            self.normal.read(answers_normal, self.log_variance),
         )
         drawn = normal
         if self.training:
             noise = torch.randn_like(normal) * (0.5 * log_variance).exp()
             drawn = torch.where(spread(bag.labels == 0, crops)[:, None, None], normal + noise, normal)
-        h = torch.cat([x, drawn + anomalous], dim=-1)
-        scores = self.classify2(self.classify1(h).relu()).squeeze(-1).sigmoid()
+        # classify1 of [x; drawn + anomalous], without laying them side by side
+        of_x, of_read = self.classify1.weight.chunk(2, dim=1)
+        h = linear(x, of_x, self.classify1.bias) + linear(drawn + anomalous, of_read)
+        scores = self.classify2(h.relu()).squeeze(-1).sigmoid()
         aux = {
             "scores": scores,
             "x": x,
@@ -163,8 +172,8 @@ class URDMUHead(Head):
             "video": binary_cross_entropy(topk_mean(aux["scores"], mask, k), labels),
             "anomalous_as_anomalous": self.memory * _bce(topk_mean(of_anomalous[high], a, k[high]), 1),
             "anomalous_as_normal": self.memory * _bce(topk_mean(1 - of_normal[high], a, k[high]), 1),
-            "normal_as_normal": self.memory * _bce(of_normal[low][n], 1),
-            "normal_as_anomalous": self.memory * _bce(of_anomalous[low][n], 0),
+            "normal_as_normal": self.memory * _bce(of_normal[low], 1, n),
+            "normal_as_anomalous": self.memory * _bce(of_anomalous[low], 0, n),
             "triplet": self.triplet * (1 + near - away).relu().mean(),
             "kl": self.kl * (divergence * n[..., None]).sum(1).mean(),
             "distance": self.distance * hinge(long, short, self.margin, paired=self.as_published).mean(),
@@ -217,6 +226,7 @@ def _mean_of(x: Tensor, rows: Tensor) -> Tensor:
     return (x * rows[..., None]).sum(1) / rows.sum(1)[:, None]
 
 
-def _bce(values: Tensor, target: float) -> Tensor:
-    """Mean cross entropy of probabilities that should all be `target`."""
-    return binary_cross_entropy(values, torch.full_like(values, target))
+def _bce(values: Tensor, target: float, mask: Tensor | None = None) -> Tensor:
+    """Mean cross entropy of probabilities that should all be `target`, of those where the mask is True."""
+    each = binary_cross_entropy(values, torch.full_like(values, target), reduction="none")
+    return each.mean() if mask is None else (each * mask).sum() / mask.sum()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mil.layers.conv import conv
+from mil.layers.dropout import Dropout
 
 # what the authors call the parts of a layer, and what they are called here
 _PARTS = {
@@ -89,7 +90,7 @@ class DistanceAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.project = nn.Linear(dim, 4 * width, bias=False)
         self.out = nn.Linear(2 * width, dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(N, T, dim), (N, T) bool -> (N, T, dim); padded segments are seen by none."""
@@ -107,7 +108,7 @@ class _FeedForward(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.wide = nn.Linear(dim, width)
         self.narrow = nn.Linear(width, dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.drop(nn.functional.gelu(self.wide(self.norm(x))))

@@ -83,6 +83,8 @@ class MagnitudeLoss:
 
     def _smooth(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Sum of squared steps of the anomalous videos; (A, T) -> ()."""
-        if self.as_published:
-            return scores[mask].diff().square().sum()
-        return smoothness(scores, mask).sum()
+        inside = smoothness(scores, mask).sum()
+        if not self.as_published:
+            return inside
+        last = scores.gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
+        return inside + (scores[1:, 0] - last[:-1]).square().sum()

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mil.layers.conv import conv
+from mil.layers.conv import conv, same_conv
+from mil.layers.dropout import Dropout
 from mil.layers.norm import batch_norm, group_norm
 
 
@@ -32,10 +33,11 @@ class MTN(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(N, T, D), (N, T) bool -> (N, T, D)."""
+        x = x * mask[..., None]
         seen = [branch(x, mask) for branch in self.branches]
         seen.append(self.non_local(conv(self.reduce, x, mask).relu(), mask))
         fused: Tensor = self.fuse(torch.cat(seen, dim=-1), mask)
-        return fused + x * mask[..., None]
+        return fused + x
 
 
 class NonLocal(nn.Module):
@@ -73,7 +75,8 @@ class _Unit(nn.Module):
         self.norm = nn.GroupNorm(math.gcd(groups, width), width) if groups else nn.BatchNorm1d(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = conv(self.conv, x, mask)
+        # x is 0 where padded; what the convolution leaves there, the normalisation takes away
+        h = same_conv(self.conv, x)
         if isinstance(self.norm, nn.GroupNorm):
             return group_norm(self.norm, h, mask).relu()
         return batch_norm(self.norm, h.relu(), mask)
@@ -85,10 +88,10 @@ def scorer(dim: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(dim, first),
         nn.ReLU(),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(first, second),
         nn.ReLU(),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(second, 1),
     )
 

@@ -12,7 +12,7 @@ def batch_norm(layer: nn.BatchNorm1d, x: Tensor, mask: Tensor) -> Tensor:
     In training its statistics, running ones included, are those of the unpadded rows of all videos. Which rows these
     are is asked where it costs nothing, on a CPU; elsewhere the host would wait for the device.
     """
-    if layer.training and x.device.type != "cpu":
+    if layer.training and (x.device.type != "cpu" or torch.compiler.is_compiling()):
         return batch_norm_by_sums(layer, x, mask)
     if not layer.training or bool(mask.all()):
         y: Tensor = layer(x.flatten(0, 1)).view_as(x)
