@@ -4,9 +4,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mil.bag import Bag
 from mil.heads import Head, HeadOutput
@@ -29,9 +31,11 @@ class CompileError(ValueError):
 class Forward:
     """`head(bag)` in a precision: `Forward(model.head, "bf16")(model.scaled(bag))`.
 
-    In bf16 the features and a copy of the weights are bf16, all but weights of normalisations and single numbers. The
-    copy is made anew at every call, and gradients come back through it in fp32: what the optimizer changes are the
-    fp32 weights. Scores and `aux` come out in fp32. With "fp32" and "no" this is `head(bag)` itself.
+    In bf16 the features and a copy of the weights are bf16, all but weights of normalisations, of last layers (one or
+    two numbers a segment) and single numbers. The copy is made anew at every call, and gradients come back through it
+    in fp32: what the optimizer changes are the fp32 weights. Last layers compute in fp32, for scores of 8 bits would
+    have ties, and their logarithms steps. Scores and `aux` come out in fp32. With "fp32" and "no" this is `head(bag)`
+    itself.
 
     Args:
         head: its parameters and buffers stay fp32.
@@ -76,7 +80,7 @@ class Forward:
         """Casts the weights once, for scoring: until the next `freeze`, changes of the head's weights are not seen."""
         if self.precision == "bf16":
             with torch.no_grad():
-                self._frozen = self._weights()
+                self._frozen = {name: p.clone() for name, p in self._weights().items()}
         return self
 
     def _weights(self) -> dict[str, Tensor]:
@@ -87,9 +91,20 @@ class Forward:
         weights = self._weights() if self._frozen is None else self._frozen
         low = bag.with_features({name: x.to(torch.bfloat16) for name, x in bag.features.items()})
         # autocast has nothing to cast but what meets fp32 buffers and norms on its way
-        with torch.autocast(bag.mask.device.type, torch.bfloat16, cache_enabled=False):
+        with torch.autocast(bag.mask.device.type, torch.bfloat16, cache_enabled=False), _LastLayers():
             out: HeadOutput = torch.func.functional_call(self.head, weights, (low,))
         return replace(out, scores=out.scores.float(), aux={name: _up(x) for name, x in out.aux.items()})
+
+
+class _LastLayers(TorchFunctionMode):
+    """Linear layers whose weights are fp32 compute in fp32: autocast would round what they are given, and give."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.linear and args[1].dtype == torch.float32:
+            x, *layer = args
+            with torch.autocast(x.device.type, enabled=False):
+                return func(x.float(), *layer, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
 def check_compiled(compiled: str, device: str) -> None:
@@ -107,9 +122,16 @@ def bf16_is_fast(device: str) -> bool:
 
 
 def _names_to_cast(head: Head) -> frozenset[str]:
-    """All parameters but those of normalisations, whose kernels take fp32 ones, and single numbers, as temperatures."""
-    norms = {id(p) for layer in head.modules() if isinstance(layer, _NORMS) for p in layer.parameters()}
-    return frozenset(n for n, p in head.named_parameters() if p.ndim and id(p) not in norms)
+    """All parameters but those of normalisations, whose kernels take fp32 ones, last layers, and single numbers."""
+    kept = {
+        id(p) for layer in head.modules() if isinstance(layer, _NORMS) or _is_last(layer) for p in layer.parameters()
+    }
+    return frozenset(n for n, p in head.named_parameters() if p.ndim and id(p) not in kept)
+
+
+def _is_last(layer: nn.Module) -> bool:
+    outputs = {nn.Linear: "out_features", nn.Conv1d: "out_channels"}.get(type(layer))
+    return outputs is not None and getattr(layer, outputs) <= 2
 
 
 def _up(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from mil import config as configs
 from mil.config import Config
 from mil.heads import heads
 from mil.heads.base import members
+from mil.precision import check_compiled
 from mil.rundir import RunDir, RunError
 from mil.selection import Look
 from mil.tracking import check_trackers, make_trackers
@@ -39,6 +40,7 @@ def start_run(
     """
     check_trackers(track)
     config = configs.load(recipe, overrides, seed=seed)
+    check_compiled(config.train.compile, device)
     videos = manifest.read(manifest_path)
     given = open_stores(feature_roots)
     stores = chosen(config, given)

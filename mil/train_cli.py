@@ -61,8 +61,10 @@ def train(
     from all of the run; `test` the best on the test videos, which is OPTIMISTIC and is called so beside every number.
     """
     from extract.device import device_of
+    from mil.allocator import keep_memory
     from mil.run import resume_run, start_run
 
+    keep_memory()
     load_plugins(plugins)
     device = device_of(device)
     named = {"train.precision": precision, "train.compile": compiled, "select.rule": select}
@@ -137,9 +139,11 @@ def evaluate(
     A run that followed several rules is evaluated by each: all of the one that it is judged by, then a table.
     """
     from extract.device import device_of
+    from mil.allocator import keep_memory
     from mil.evaluate import evaluate_run
     from mil.rundir import RunDir
 
+    keep_memory()
     load_plugins(plugins)
     device = device_of(device)
     of_run = RunDir(run)
