@@ -25,8 +25,7 @@ def learnt(head, bag, chosen):
     out = Forward(head, chosen)(bag)
     terms = head.loss(out, bag)
     torch.stack(list(terms.values())).sum().backward()
-    # what a softmax takes away again has a gradient of nothing but rounding
-    gradients = {n: p.grad for n, p in head.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-7}
+    gradients = {n: p.grad for n, p in head.named_parameters() if p.grad is not None and p.grad.any()}
     return out, {n: float(v.detach()) for n, v in terms.items()}, gradients
 
 
@@ -39,8 +38,9 @@ def test_in_bf16_losses_and_gradients_are_nearly_those_of_fp32(name, variant):
     assert not torch.equal(full.scores, low.scores)  # it was bf16
     assert (full.scores - low.scores).abs().max() < 0.02
     assert found == pytest.approx(terms, rel=CLOSE, abs=CLOSE)
-    assert gradients.keys() == wanted.keys()
-    a, b = (torch.cat([g[n].flatten() for n in wanted]) for g in (wanted, gradients))
+    # what a softmax takes away again has a gradient of nothing but rounding
+    assert {n for n, g in wanted.items() if g.abs().max() > 1e-6} <= gradients.keys() <= wanted.keys()
+    a, b = (torch.cat([g[n].flatten() for n in gradients]) for g in (wanted, gradients))
     assert nn.functional.cosine_similarity(a, b, dim=0) > LIKE
 
     head.train()
@@ -78,8 +78,8 @@ def test_layers_see_bf16_and_normalisations_keep_their_weights():
     assert head.score[0].weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["urdmu"])
-def test_a_run_in_bf16_resumes_to_the_same_bytes_and_is_not_that_of_fp32(name, tmp_path, monkeypatch):
+def test_a_run_in_bf16_resumes_to_the_same_bytes_and_is_not_that_of_fp32(tmp_path, monkeypatch):
+    name = "urdmu"
     world = make_world(tmp_path, train=4, test=1, modalities=tuple(dims_of(name)))
     low, full = (contract_config(name, {}, steps=4, save_every=2, pairs=2, precision=p) for p in ("bf16", "fp32"))
     straight, broken, other = (world.run(n, c) for n, c in (("straight", low), ("broken", low), ("other", full)))
