@@ -97,7 +97,7 @@ class TrainConfig(_Part):
     )
     noise: float = Field(0.0, ge=0, description="Gaussian noise on the scaled features, in their units")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the head's layers; weights and losses stay fp32")
-    compile: Literal["no", "yes", "graphs"] = Field("no", description="torch.compile; graphs: with CUDA graphs")
+    compile: Literal["none", "kernels", "graphs"] = Field("none", description="torch.compile; graphs: CUDA graphs too")
     log_every: int = Field(50, ge=1)
     save_every: int = Field(500, ge=1, description="steps between states to resume from")
 

@@ -34,20 +34,22 @@ class Forward:
     In bf16 the features and a copy of the weights are bf16, all but weights of normalisations, of last layers (one or
     two numbers a segment) and single numbers. The copy is made anew at every call, and gradients come back through it
     in fp32: what the optimizer changes are the fp32 weights. Last layers compute in fp32, for scores of 8 bits would
-    have ties, and their logarithms steps. Scores and `aux` come out in fp32. With "fp32" and "no" this is `head(bag)`
+    have ties, and their logarithms steps. Scores and `aux` come out in fp32. With "fp32" and "none" this is `head(bag)`
     itself.
 
     Args:
         head: its parameters and buffers stay fp32.
         precision: "fp32" or "bf16".
-        compiled: "no"; "yes", torch.compile; "graphs", with CUDA graphs too: a result lives until the next call.
+        compiled: "none"; "kernels", torch.compile; "graphs", with CUDA graphs too: a result lives until the next call.
         backend: of torch.compile.
 
     Raises:
         CompileError: "graphs" where the head is not on a CUDA device; at the first call, when compiling fails.
     """
 
-    def __init__(self, head: Head, precision: str = "fp32", compiled: str = "no", *, backend: str = "inductor") -> None:
+    def __init__(
+        self, head: Head, precision: str = "fp32", compiled: str = "none", *, backend: str = "inductor"
+    ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is fp32 or bf16, got '{precision}'")
         device = next((p.device for p in head.parameters()), torch.device("cpu"))
@@ -58,13 +60,13 @@ class Forward:
         self._run: Callable[[Bag], HeadOutput] = head if precision == "fp32" else self._in_bf16
         if precision == "bf16" and not bf16_is_fast(device.type):
             log.warning("this %s has no bf16 instructions: bf16 is many times slower than fp32 here", device.type)
-        if compiled != "no":
+        if compiled != "none":
             mode = "reduce-overhead" if compiled == "graphs" else None
             self._run = torch.compile(self._run, mode=mode, backend=backend)
 
     def __call__(self, bag: Bag) -> HeadOutput:
         """A bag of scaled features -> scores and aux."""
-        if self.compiled == "no":
+        if self.compiled == "none":
             return self._run(bag)
         if self.compiled == "graphs":
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
@@ -73,7 +75,7 @@ class Forward:
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = " ".join(str(error).split("\n\n")[0].split())
             raise CompileError(
-                f"torch.compile failed ({reason}); leave out --compile, or set train.compile=no"
+                f"torch.compile failed ({reason}); leave out --compile, or set train.compile=none"
             ) from error
 
     def freeze(self) -> "Forward":
@@ -110,7 +112,7 @@ class _LastLayers(TorchFunctionMode):
 def check_compiled(compiled: str, device: str) -> None:
     """Refuses what cannot be compiled on a device of that type: raises CompileError."""
     if compiled == "graphs" and not device.startswith("cuda"):
-        raise CompileError(f"train.compile=graphs needs a CUDA device, this is {device}; use --compile yes")
+        raise CompileError(f"train.compile=graphs needs a CUDA device, this is {device}; use --compile kernels")
 
 
 @cache

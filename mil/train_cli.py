@@ -22,7 +22,7 @@ RULES = ["last", "val", "test"]
 @click.option("--seed", type=click.IntRange(0), help="Of weights, dropout and batches.  [recipe's, 0]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="train.precision.  [recipe's, fp32]")
-@click.option("--compile", "compiled", type=click.Choice(["no", "yes", "graphs"]), help="train.compile.  [no]")
+@click.option("--compile", "compiled", type=click.Choice(["none", "kernels", "graphs"]), help="train.compile.  [none]")
 @click.option(
     "--select", type=click.Choice(RULES), help="select.rule: which weights the run is judged by.  [recipe's, last]"
 )

@@ -110,10 +110,10 @@ def test_where_bf16_is_emulated_it_says_so(fast, caplog, monkeypatch):
 
 
 def test_what_cannot_be_compiled_is_refused_in_words():
-    with pytest.raises(CompileError, match=r"graphs needs a CUDA device, this is cpu; use --compile yes"):
+    with pytest.raises(CompileError, match=r"graphs needs a CUDA device, this is cpu; use --compile kernels"):
         Forward(make("ranking"), "fp32", "graphs")
     check_compiled("graphs", "cuda:1")
-    check_compiled("yes", "cpu")
+    check_compiled("kernels", "cpu")
     with pytest.raises(ValueError, match="precision is fp32 or bf16, got 'fp16'"):
         Forward(make("ranking"), "fp16")
 
@@ -122,7 +122,7 @@ def test_a_compiled_head_draws_the_same_dropout_and_gives_the_same_gradients():
     """With the compiler's front end alone: what it hands to a back end is the head's own sequence of operations."""
     head, bag = make("ranking", {"dropout": 0.5}).train(), bag_for("ranking")
     found = []
-    for compiled in ("no", "yes"):
+    for compiled in ("none", "kernels"):
         torch.manual_seed(3)
         head.zero_grad()
         out = Forward(head, "fp32", compiled, backend="eager")(bag)
@@ -134,8 +134,8 @@ def test_a_compiled_head_draws_the_same_dropout_and_gives_the_same_gradients():
     def broken(graph, inputs):
         raise RuntimeError("no compiler found")
 
-    with pytest.raises(CompileError, match=r"torch.compile failed \(.*no compiler found.*set train.compile=no"):
-        Forward(make("ranking"), "fp32", "yes", backend=broken)(bag)
+    with pytest.raises(CompileError, match=r"torch.compile failed \(.*no compiler found.*set train.compile=none"):
+        Forward(make("ranking"), "fp32", "kernels", backend=broken)(bag)
 
 
 def test_scores_in_bf16_are_not_of_8_bits():
