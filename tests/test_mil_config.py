@@ -1,5 +1,7 @@
 """Recipes: every one loads; what is misspelt is named with a suggestion, before any work is done."""
 
+from typing import Literal, get_args, get_origin
+
 import pytest
 import yaml
 
@@ -328,3 +330,21 @@ def test_patterns_find_recipes():
     assert configs.matching("motion_rank?ng") == ["motion_ranking"]
     with pytest.raises(UnknownNameError, match=r"no recipe matches 'rankin\*x'"):
         configs.matching("rankin*x")
+
+
+def choices(part=configs.Config, above=""):
+    """(key, choice) of every value that is one of a few names."""
+    for name, field in part.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from choices(field.annotation, f"{above}{name}.")
+        elif get_origin(field.annotation) is Literal:
+            yield from ((f"{above}{name}", choice) for choice in get_args(field.annotation))
+
+
+@pytest.mark.parametrize(("key", "choice"), choices())
+def test_every_name_means_itself_on_the_command_line_and_in_a_file(key, choice):
+    """YAML reads no, off and null as something else than a name."""
+    value = configs.load("motion_ranking", [f"{key}={choice}"]).model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    assert value == choice
