@@ -1,5 +1,6 @@
 """One video's file in a feature store: HDF5, immutable, with everything said about its numbers beside them."""
 
+import errno
 import hashlib
 import json
 import zlib
@@ -124,6 +125,8 @@ def opened(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
     except StoreError:
         raise
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise StoreError(f"{path}: too many files are open; raise the limit: ulimit -n 8192") from error
         raise StoreError(f"{path} is damaged ({error}); delete it and extract again") from error
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.grid import ClipGrid
-from data.mapped import mapped
+from data.mapped import mapped, maps_at_once
 from data.packed import Packed, packed
 from data.store import FeatureStore
 from data.types import Video
@@ -25,7 +25,7 @@ __all__ = ["ANOMALY", "VARIABLE", "Bag", "BagDataset", "collate", "pack_segments
 
 ANOMALY = "anomaly"  # the class of an anomalous video that names none
 VARIABLE = ("full", "random")  # resamplings that a pack cannot hold
-_MAPS = 8192  # videos whose files stay mapped
+_MAPS = 8192  # videos whose files stay mapped, at most
 
 
 def read_features(stores: Sequence[FeatureStore], video_id: str) -> tuple[dict[str, Array], ClipGrid, float | None]:
@@ -108,8 +108,8 @@ class BagDataset:
         else:
             for video in videos:
                 shared_grid(stores, video.id, [store.length(video.id)[0] for store in stores])
-        # open maps of the stored clips; the system decides what of them stays in memory
-        self._stored = lru_cache(_MAPS)(self._open)
+            # open maps of the stored clips; the system decides what of them stays in memory
+            self._stored = lru_cache(maps_at_once(min(len(videos), _MAPS), len(stores)))(self._open)
 
     def __len__(self) -> int:
         return len(self.videos)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from data.files import aside, write_text
 from data.types import FeatureSpec
@@ -55,7 +55,10 @@ def save(
     """Writes `path`.safetensors and `path`.json, each in one step, the JSON last."""
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with aside(path.with_suffix(".safetensors")) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it: safetensors lets nobody else read
         save_file(own, temporary, metadata={"step": str(step)})
+        temporary.chmod(mode)
     found = {
         "format": FORMAT,
         "step": step,
@@ -80,12 +83,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         model = Model(config, found["dims"], filled=True)
         with safe_open(weights, "pt") as file:
             of_step = (file.metadata() or {}).get("step", str(found["step"]))  # files of older versions do not say
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         if of_step != str(found["step"]):
             raise CheckpointError(
                 f"{text} is of step {found['step']}, the weights beside it of step {of_step}: saving was cut between "
                 "the two, or is going on; wsvad train ... --resume"
             )
-        state = load_file(weights)
         kept = {name.removeprefix(KEPT): state.pop(name) for name in list(state) if name.startswith(KEPT)}
         model.load_state_dict(state, strict=True)
         specs = tuple(FeatureSpec.from_json(json.dumps(s)) for s in found["specs"])

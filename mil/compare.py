@@ -1,8 +1,8 @@
 """Runs side by side: mean and deviation over seeds, intervals over videos and seeds, and which differences are noise.
 
 Runs of one recipe and one set of values are a group; its runs differ by their seed. Only runs of the same videos under
-the same protocol are compared. An interval comes from drawing whole videos and seeds with replacement: the same videos
-for every group, so that the difference of two groups is judged on the videos that both were scored on.
+the same protocol are compared. An interval is over draws of whole videos with replacement, the same for every group, so
+that the difference of two groups is judged on the videos that both were scored on; and over seeds by Student's t.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,6 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mil import bootstrap
 from mil.compare_rank import Difference, difference, letters, over_seeds
@@ -19,7 +18,6 @@ from mil.compare_read import (
     DRAWN,
     METRICS,
     CompareError,
-    Evaluated,
     Group,
     Which,
     find_evaluations,
@@ -63,7 +61,7 @@ class Comparison:
         metric: "auc", "ap" or "pr_auc", by which rows are ranked.
         protocol, precision, videos: of all evaluations.
         resamples: draws.
-        left_out: runs that have no such evaluation.
+        left_out: runs that are not done, or have no such evaluation.
     """
 
     rows: tuple[Row, ...]
@@ -93,7 +91,7 @@ def compare(
         roots: runs, or folders of them.
         metric: "auc", "ap" or "pr_auc".
         split: "test" or "train".
-        resamples: draws of videos and seeds.
+        resamples: draws of videos, and of Student's t.
         seed: of the draws.
         rule: "last", "val" or "test": whose weights; None: those that each run is judged by.
         protocol: its name; None: each recipe's own.
@@ -102,20 +100,18 @@ def compare(
     Raises CompareError where nothing is evaluated like that, or videos, labels or protocols differ.
     """
     check_metric(metric)
-    runs = find_runs(roots)
+    runs, unfinished = find_runs(roots)
     evaluated = find_evaluations(runs, Which(split, rule, protocol, precision))
     groups = grouped(evaluated, names_of(evaluated), resamples=resamples, seed=seed)
     ranked = sorted(groups, key=lambda group: rank_key(group, metric))
-    averages = [{m: over_seeds(g.draws[m], g.seeds, seed) for m in DRAWN} for g in ranked]
     differences = {
-        (i, j): group_difference(ranked[i], ranked[j], (averages[i][metric], averages[j][metric]), metric)
-        for i, j in combinations(range(len(ranked)), 2)
+        (i, j): group_difference(ranked[i], ranked[j], metric, seed) for i, j in combinations(range(len(ranked)), 2)
     }
     apart = np.zeros((len(ranked), len(ranked)), dtype=bool)
     for (i, j), found in differences.items():
         apart[i, j] = apart[j, i] = found.apart
     rows = [
-        Row(group, {m: bootstrap.interval(averages[i][m]) for m in DRAWN}, shared, differences.get((0, i)))
+        Row(group, {m: group_interval(group, m, seed) for m in DRAWN}, shared, differences.get((0, i)))
         for i, (group, shared) in enumerate(zip(ranked, letters(apart), strict=True))
     ]
     numbers = evaluated[0].found.numbers
@@ -127,7 +123,7 @@ def compare(
         precision,
         numbers["videos"],
         resamples,
-        left_out(runs, evaluated),
+        left_out(unfinished, {root: "" for root in runs if root not in {one.root for one in evaluated}}),
     )
 
 
@@ -143,14 +139,18 @@ def rank_key(group: Group, metric: str) -> tuple[bool, float, str]:
     return bool(np.isnan(mean)), -mean, group.name
 
 
-def group_difference(
-    first: Group, second: Group, averages: tuple[NDArray[np.float64], NDArray[np.float64]], metric: str
-) -> Difference:
-    """The first minus the second, from their averages on the same draws."""
-    return difference((first.values[metric], second.values[metric]), averages, (first.seeds, second.seeds))
+def group_interval(group: Group, metric: str, seed: int) -> tuple[float, float] | None:
+    """95 % of the replicates of its mean."""
+    return bootstrap.interval(over_seeds(group.draws[metric], group.values[metric], seed))
 
 
-def left_out(runs: Mapping[Path, object], evaluated: Sequence[Evaluated]) -> tuple[str, ...]:
-    """Names of the runs that have no such evaluation."""
-    have = {one.root for one in evaluated}
-    return tuple(root.name for root in runs if root not in have)
+def group_difference(first: Group, second: Group, metric: str, seed: int) -> Difference:
+    """The first minus the second."""
+    values, draws = ((getattr(first, kind)[metric], getattr(second, kind)[metric]) for kind in ("values", "draws"))
+    return difference(values, draws, (first.seeds, second.seeds), seed)
+
+
+def left_out(unfinished: Sequence[Path], others: Mapping[Path, str]) -> tuple[str, ...]:
+    """Names of the runs that are not done, and of `others`; each with what is to be said of it."""
+    every = {**dict.fromkeys(unfinished, "unfinished"), **others}
+    return tuple(f"{root.name} ({about})" if about else root.name for root, about in every.items())

@@ -1,7 +1,8 @@
-"""Which groups of runs can be told apart: paired differences on shared draws, and letters for those that cannot.
+"""Which groups of runs can be told apart: paired differences with the noise of videos and of seeds, and letters.
 
-A draw is one set of videos, the same for every group, and one set of seeds, the same for every group of those seeds:
-what the same videos or the same seed do to two groups alike cancels in their difference.
+A draw is one set of videos, the same for every group: what they do to two groups alike cancels in their difference. The
+noise of the seeds is too small a sample to be drawn from: two or three values never reach 95 %. It is Student's t
+instead, of the seed-wise differences where two groups have the same seeds, and Welch's where they have not.
 """
 
 from collections.abc import Sequence
@@ -22,46 +23,72 @@ class Difference:
 
     Args:
         value: of the means over the seeds.
-        interval: 95 % of the draws; None where no draw gave a number.
-        paired_by_seed: whether the seeds are the same, so that the same ones were drawn.
+        interval: 95 % of the replicates; None where none gave a number. Over videos alone where a group has one seed.
+        paired_by_seed: whether the seeds are the same, so that they are compared one by one.
+        seeds_known: whether both groups have two seeds or more, so that the noise of seeds is known.
     """
 
     value: float
     interval: tuple[float, float] | None
     paired_by_seed: bool
+    seeds_known: bool = True
 
     @property
     def apart(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+        """Whether the interval leaves out 0; never where the noise of the seeds is unknown."""
+        return self.seeds_known and self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
     def reversed(self) -> "Difference":
         """The second minus the first."""
         interval = (-self.interval[1], -self.interval[0]) if self.interval else None
-        return Difference(-self.value, interval, self.paired_by_seed)
+        return Difference(-self.value, interval, self.paired_by_seed, self.seeds_known)
 
 
-def seed_draws(seeds: Sequence[int], resamples: int, seed: int) -> NDArray[np.int64]:
-    """Which of S seeds each draw takes, (max(S - 1, 1), R) indices; the same for the same seeds.
+def over_seeds(draws: Floats, values: Floats, seed: int) -> Floats:
+    """Replicates of a group's mean, (R,): mean over its seeds of each draw of videos, plus the noise of the seeds.
 
-    One less is drawn than there are: S of S seeds vary by (S - 1) / S of what their mean varies, a fifth too little of
-    five; S - 1 of them by as much (Rao and Wu 1988).
+    Kept within 0 to 1, as the numbers are.
+
+    Args:
+        draws: (S, R), of each seed on each draw of videos.
+        values: (S,), of each seed on all videos.
+        seed: of the noise.
     """
-    rng = np.random.default_rng([seed, 1, *seeds])
-    return rng.integers(0, len(seeds), (max(len(seeds) - 1, 1), resamples))
-
-
-def over_seeds(draws: Floats, seeds: Sequence[int], seed: int) -> Floats:
-    """(S, R) numbers of each seed on each draw of videos -> (R,): mean over the seeds that go with that draw."""
-    return np.asarray(np.take_along_axis(draws, seed_draws(seeds, draws.shape[1], seed), axis=0).mean(axis=0))
+    error, freedom = _error(values)
+    return np.asarray(np.clip(draws.mean(axis=0) + _noise(error, freedom, draws.shape[1], seed), 0, 1))
 
 
 def difference(
-    values: tuple[Floats, Floats], averages: tuple[Floats, Floats], seeds: tuple[Sequence[int], Sequence[int]]
+    values: tuple[Floats, Floats], draws: tuple[Floats, Floats], seeds: tuple[Sequence[int], Sequence[int]], seed: int
 ) -> Difference:
-    """The first minus the second: `values` (S,) each, `averages` (R,) each, on the same draws."""
-    value = float(values[0].mean() - values[1].mean())
-    return Difference(value, bootstrap.interval(averages[0] - averages[1]), tuple(seeds[0]) == tuple(seeds[1]))
+    """The first group minus the second: `values` (S,) and `draws` (S, R) of each, on the same draws of videos."""
+    first, second = values
+    paired = tuple(seeds[0]) == tuple(seeds[1])
+    error, freedom = _error(first - second) if paired else _welch(first, second)
+    replicates = draws[0].mean(axis=0) - draws[1].mean(axis=0) + _noise(error, freedom, draws[0].shape[1], seed)
+    value, known = float(first.mean() - second.mean()), min(len(first), len(second)) > 1
+    return Difference(value, bootstrap.interval(replicates), paired, known)
+
+
+def _error(values: Floats) -> tuple[float, float]:
+    """Standard error of the mean and its degrees of freedom; of a single value (0, 0), as nobody knows it."""
+    count = len(values)
+    return (float(values.std(ddof=1)) / count**0.5, count - 1) if count > 1 else (0.0, 0)
+
+
+def _welch(first: Floats, second: Floats) -> tuple[float, float]:
+    """Standard error of the difference of two means, with degrees of freedom by Welch and Satterthwaite."""
+    (a, free_a), (b, free_b) = _error(first), _error(second)
+    parts = [(error**4, freedom) for error, freedom in ((a, free_a), (b, free_b)) if freedom]
+    below = sum(fourth / freedom for fourth, freedom in parts)
+    return (a**2 + b**2) ** 0.5, (a**2 + b**2) ** 2 / below if below else 0.0
+
+
+def _noise(error: float, freedom: float, resamples: int, seed: int) -> Floats:
+    """(R,) draws of Student's t times a standard error; 0 where there is none."""
+    if not (error > 0 and freedom > 0):  # NaN, too
+        return np.zeros(resamples)
+    return error * np.random.default_rng([seed, 1]).standard_t(freedom, resamples)
 
 
 def letters(apart: NDArray[np.bool_]) -> list[str]:

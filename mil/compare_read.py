@@ -1,9 +1,12 @@
 """Evaluations of runs, read from disk and put into groups: a group's runs differ by their seed alone.
 
-Only what was scored on the same frames with the same labels, under one protocol and in one precision, is put together.
+Only what was scored on the same frames with the same labels, under one protocol and in one precision, is put together;
+of runs that are done, trained on the same videos, with weights selected in the same way.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +42,7 @@ class Group:
         selected_by: what chose the weights, without its numbers.
         seeds: in order.
         values: {metric: (S,)}, one number for each seed; NaN where a metric has none.
-        draws: {metric: (S, R)}, that seed's number on each draw of videos.
+        draws: {metric: (S, R)}, that seed's number on each draw of videos, of the metrics that were drawn.
     """
 
     name: str
@@ -91,8 +94,11 @@ class Evaluated:
         return str(self.found.numbers.get("rule") or self.config.select.rule)
 
 
-def find_runs(roots: Sequence[Path]) -> dict[Path, Config]:
-    """The runs at or right below some folders, with their configurations. Raises CompareError where there is none."""
+def find_runs(roots: Sequence[Path]) -> tuple[dict[Path, Config], list[Path]]:
+    """The runs at or right below some folders: those that are done, with their configurations, and the others.
+
+    Raises CompareError where none is done.
+    """
     found: list[Path] = []
     for root in roots:
         if (root / "config.yaml").is_file():
@@ -103,7 +109,12 @@ def find_runs(roots: Sequence[Path]) -> dict[Path, Config]:
             raise CompareError(f"no run and no folder of runs at {root}")
     if not found:
         raise CompareError(f"no runs below {', '.join(map(str, roots))}; wsvad sweep makes some")
-    return {root: RunDir(root).config for root in found}
+    done = {root: RunDir(root).config for root in found if RunDir(root).status.get("state") == "done"}
+    if not done:
+        raise CompareError(
+            f"none of {len(found)} runs is done, e.g. {found[0]}; repeat wsvad sweep, or wsvad train with --resume"
+        )
+    return done, [root for root in found if root not in done]
 
 
 def find_evaluations(runs: Mapping[Path, Config], *wanted: Which) -> list[Evaluated]:
@@ -121,8 +132,19 @@ def find_evaluations(runs: Mapping[Path, Config], *wanted: Which) -> list[Evalua
     raise CompareError(f"none of {len(runs)} runs is evaluated on {wanted[0].describe()}; {instead}")
 
 
-def grouped(evaluated: Sequence[Evaluated], names: Mapping[Path, str], *, resamples: int, seed: int) -> list[Group]:
-    """Groups by name and rule. Raises CompareError when two runs have one seed, or were scored on other frames."""
+def grouped(
+    evaluated: Sequence[Evaluated],
+    names: Mapping[Path, str],
+    *,
+    resamples: int,
+    seed: int,
+    metrics: Sequence[str] = DRAWN,
+) -> list[Group]:
+    """Groups by name and rule, with draws of some of DRAWN.
+
+    Raises CompareError when two runs of one have one seed, or differ in what selected their weights, and when any were
+    scored on other frames.
+    """
     first: tuple[Evaluated, dict[str, bytes]] | None = None
     members: dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, NDArray[np.float64]]]]] = {}
     for one in evaluated:
@@ -132,7 +154,7 @@ def grouped(evaluated: Sequence[Evaluated], names: Mapping[Path, str], *, resamp
         if first is None:
             first = (one, labels)
         _check_same(first, (one, labels))
-        draws = bootstrap.resample(scored, resamples=resamples, seed=seed)
+        draws = bootstrap.resample(scored, resamples=resamples, seed=seed, names=metrics)
         members.setdefault((names[one.root], one.rule), []).append((one.found.numbers, draws))
     return [_group(name, rule, runs) for (name, rule), runs in members.items()]
 
@@ -142,7 +164,8 @@ def names_of(evaluated: Sequence[Evaluated]) -> dict[Path, str]:
     flat = {}
     for one in {one.root: one for one in evaluated}.values():
         values = _flat(one.config.model_dump(mode="json", exclude={"seed", "about"}))
-        flat[one.root] = values | {"features": "+".join(one.found.numbers["features"])}
+        numbers = one.found.numbers
+        flat[one.root] = values | {"features": "+".join(numbers["features"]), "trained_on": _training(one.root)}
     names = {}
     for root, values in flat.items():
         same = [v for v in flat.values() if v["recipe"] == values["recipe"]]
@@ -171,17 +194,29 @@ def _group(name: str, rule: str, runs: list[tuple[dict[str, Any], dict[str, NDAr
     seeds = tuple(int(numbers["seed"]) for numbers, _ in runs)
     if len(set(seeds)) < len(seeds):
         raise CompareError(f"two runs of '{name}' have the seed {max(seeds, key=seeds.count)}; pass one of them")
+    kinds = {_briefly(numbers["selected_by"]): seed for seed, (numbers, _) in zip(seeds, runs, strict=True)}
+    if len(kinds) > 1:
+        said = ", ".join(f"of seed {seed} by '{kind}'" for kind, seed in kinds.items())
+        raise CompareError(f"runs of '{name}' have weights that were selected in different ways: {said}; pass one kind")
     return Group(
         name,
         one["head"],
         tuple(one["features"]),
         rule,
         rule == "test",
-        _briefly(one["selected_by"]),
+        next(iter(kinds)),
         seeds,
         {m: np.array([np.nan if n[m] is None else n[m] for n, _ in runs], dtype=np.float64) for m in METRICS},
-        {m: np.stack([draws[m] for _, draws in runs]) for m in DRAWN},
+        {m: np.stack([draws[m] for _, draws in runs]) for m in runs[0][1]},
     )
+
+
+def _training(root: Path) -> str:
+    """Which videos a run was trained on: how many, and a digest of their ids and labels."""
+    run = RunDir(root)
+    gone = run.left_out
+    kept = sorted((v.id, v.label) for v in run.videos if v.split == "train" and v.id not in gone)
+    return f"{len(kept)} videos {hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]}"
 
 
 def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -192,5 +227,5 @@ def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _briefly(selected_by: str) -> str:
-    """What selected the weights, short: runs of a group differ in its numbers."""
-    return selected_by.split(" (")[0].split(",")[0]
+    """What selected the weights, without the step and the value in brackets: runs of a group differ in those."""
+    return re.sub(r" \((step )?-?\d[^)]*\)", "", selected_by)

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from mil import bootstrap
-from mil.compare import check_metric, group_difference, left_out, rank_key
-from mil.compare_rank import Difference, over_seeds
+from mil.compare import check_metric, group_difference, group_interval, left_out, rank_key
+from mil.compare_rank import Difference
 from mil.compare_read import Group, Which, find_evaluations, find_runs, grouped, names_of
-
-RULES = ("last", "val", "test")
+from mil.rules import RULES
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,10 @@ class RulesRow:
 
 @dataclass(frozen=True)
 class RulesComparison:
-    """Recipes, the best by the last weights first; columns are the rules of selection."""
+    """Recipes, the best by the last weights first, those without such weights at the end; columns are the rules.
+
+    `left_out`: runs that are not done, or are not evaluated by a rule that they follow.
+    """
 
     rows: tuple[RulesRow, ...]
     metric: str
@@ -57,13 +58,17 @@ def compare_rules(
 ) -> RulesComparison:
     """The rules of selection of each recipe side by side; arguments and errors as those of `compare`."""
     check_metric(metric)
-    runs = find_runs(roots)
+    runs, unfinished = find_runs(roots)
     every = find_evaluations(runs, *(Which(split, rule, protocol, precision) for rule in RULES))
     cells: dict[str, dict[str, Group]] = {}
-    for group in grouped(every, names_of(every), resamples=resamples, seed=seed):
+    for group in grouped(every, names_of(every), resamples=resamples, seed=seed, metrics=[metric]):
         cells.setdefault(group.name, {})[group.rule] = group
     rows = [_rules_row(name, groups, metric, seed) for name, groups in cells.items()]
-    rows.sort(key=lambda row: rank_key(next(row.groups[r] for r in RULES if r in row.groups), metric))
+    rows.sort(key=lambda row: _place(row, metric))
+    have = {(one.root, one.rule) for one in every}
+    lacking = {
+        root: [r for r in RULES if r in config.select.rules and (root, r) not in have] for root, config in runs.items()
+    }
     numbers = every[0].found.numbers
     return RulesComparison(
         tuple(rows),
@@ -72,15 +77,20 @@ def compare_rules(
         precision,
         numbers["videos"],
         resamples,
-        left_out(runs, every),
+        left_out(unfinished, {root: f"not by {', '.join(rules)}" for root, rules in lacking.items() if rules}),
     )
 
 
+def _place(row: RulesRow, metric: str) -> tuple[int, tuple[bool, float, str]]:
+    """By the first rule that it has, then the best: a number that test labels chose never ranks before another."""
+    first = next(rule for rule in RULES if rule in row.groups)
+    return RULES.index(first), rank_key(row.groups[first], metric)
+
+
 def _rules_row(name: str, groups: Mapping[str, Group], metric: str, seed: int) -> RulesRow:
-    there = {rule: groups[rule] for rule in RULES if rule in groups}
-    averages = {rule: over_seeds(group.draws[metric], group.seeds, seed) for rule, group in there.items()}
+    there: dict[str, Group] = {rule: groups[rule] for rule in RULES if rule in groups}
     gains = {
-        (late, early): group_difference(there[late], there[early], (averages[late], averages[early]), metric)
+        (late, early): group_difference(there[late], there[early], metric, seed)
         for early, late in combinations(there, 2)
     }
-    return RulesRow(name, there, {rule: bootstrap.interval(drawn) for rule, drawn in averages.items()}, gains)
+    return RulesRow(name, there, {rule: group_interval(group, metric, seed) for rule, group in there.items()}, gains)

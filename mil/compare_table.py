@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 from mil.compare import Comparison, Row
 from mil.compare_json import OPTIMISTIC, as_json, weights
 from mil.compare_rank import Difference
 from mil.compare_read import Group
-from mil.compare_rules import RULES, RulesComparison
+from mil.compare_rules import RulesComparison
+from mil.rules import RULES
 
 FORMATS = ("text", "markdown", "latex", "json")
 _TITLES = {"auc": "AUC", "ap": "AP", "pr_auc": "PR-AUC", "ano_auc": "AUC in anomalous videos"}
@@ -38,8 +40,7 @@ def _lines(found: Comparison) -> tuple[list[str], list[list[str]], str]:
     metric = _TITLES[found.metric]
     rules = list(dict.fromkeys(row.group.rule for row in found.rows))
     notes = [
-        "rows that share a letter are not told apart: 95 % of the draws of their difference, each pair by itself, "
-        "reach 0",
+        "rows that share a letter are not told apart: the 95 % of their difference, each pair by itself, reach 0",
         f"weights: {'; '.join(dict.fromkeys(row.group.selected_by for row in found.rows))}",
     ]
     if len(rules) > 1:
@@ -55,12 +56,12 @@ def _rules_lines(found: RulesComparison) -> tuple[list[str], list[list[str]], st
     metric = _TITLES[found.metric]
     groups = [group for row in found.rows for group in row.groups.values()]
     rules = [rule for rule in RULES if any(rule in row.groups for row in found.rows)]
-    pairs = [(late, early) for early, late in (("last", "val"), ("last", "test"), ("val", "test"))]
-    pairs = [pair for pair in pairs if any(pair in row.gains for row in found.rows)]
+    pairs = [(b, a) for a, b in combinations(RULES, 2) if any((b, a) in row.gains for row in found.rows)]
     rows = []
     for row in found.rows:
         one = next(iter(row.groups.values()))
-        cells = [row.name, one.head, str(len(one.seeds))]
+        counts = [len(group.seeds) for group in row.groups.values()]
+        cells = [row.name, one.head, ", ".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))]
         for rule in rules:
             group = row.groups.get(rule)
             shown = "-" if group is None else _value(group, found.metric, row.intervals[rule])
@@ -68,7 +69,9 @@ def _rules_lines(found: RulesComparison) -> tuple[list[str], list[list[str]], st
         rows.append(cells + [_difference(row.gains.get(pair)) for pair in pairs])
     titles = ["recipe", "head", "seeds", *(f"{metric}, {weights(rule)}" for rule in rules)]
     titles += [f"{late} - {early} [95 %]" for late, early in pairs]
-    notes = ["the weights of one training by each rule of selection, and their paired differences"]
+    notes = ["the weights of one training by each rule of selection, and their differences"]
+    if not all(gain.paired_by_seed for row in found.rows for gain in row.gains.values()):
+        notes.append("RULES OF OTHER SEEDS in one row are not paired by seed")
     return titles, rows, _note(found, groups, notes)
 
 
@@ -77,16 +80,20 @@ def _note(found: Comparison | RulesComparison, groups: Sequence[Group], notes: S
     parts = [
         f"{found.videos} videos, protocol '{found.protocol}', evaluated in {found.precision}",
         "mean ± deviation over the seeds",
-        f"in brackets 95 % of {found.resamples} draws of videos and seeds, the same for all rows",
+        "in brackets 95 % over draws of videos, and of seeds by Student's t "
+        f"({found.resamples} draws, the same for all rows)",
         *notes,
     ]
     if any(len(group.seeds) == 1 for group in groups):
-        parts.append("rows of one seed: intervals are over videos alone")
+        parts.append(
+            "rows of one seed: the noise of seeds is unknown, intervals are over videos alone, and no row is told "
+            "apart from them"
+        )
     if any(group.optimistic for group in groups):
         parts.append(f"{OPTIMISTIC}: test labels selected these weights")
     if found.left_out:
         some = ", ".join(found.left_out[:3]) + (", ..." if len(found.left_out) > 3 else "")
-        parts.append(f"LEFT OUT, not evaluated like that: {len(found.left_out)} runs ({some})")
+        parts.append(f"LEFT OUT, unfinished or not evaluated like that: {len(found.left_out)} runs ({some})")
     return "; ".join(parts) + "."
 
 

@@ -16,9 +16,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from data.registry import UnknownNameError, suggest
+from mil.rules import Rule
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast, and there are 100 recipes
-_DATASETS = {"ucf": "ucf_crime", "xd": "xd_violence", "sh": "shanghaitech", "ped2": "ucsd_ped", "folder": "folder"}
+DATASETS = {"ucf": "ucf_crime", "xd": "xd_violence", "sh": "shanghaitech", "ped2": "ucsd_ped", "folder": "folder"}
 
 
 class ConfigError(ValueError):
@@ -102,9 +103,6 @@ class TrainConfig(_Part):
     save_every: int = Field(500, ge=1, description="steps between states to resume from")
 
 
-Rule = Literal["last", "val", "test"]
-
-
 class SelectConfig(_Part):
     """Which step's weights are kept: of the last step, of the best look at held-out training videos, or at test ones.
 
@@ -175,7 +173,7 @@ def _suggest(recipe: str) -> str:
 @cache
 def head_of(recipe: str) -> str:
     """The head of a recipe that comes with the package, without the checks of `load`."""
-    return str(_read(recipe)[0]["head"]["name"])
+    return str(read(recipe)[0]["head"]["name"])
 
 
 def dataset_of(recipe: str) -> str:
@@ -185,7 +183,7 @@ def dataset_of(recipe: str) -> str:
     """
     if recipe.startswith("motion_"):
         return "any"
-    return _DATASETS["ucf"] if recipe == head_of(recipe) else _DATASETS.get(recipe.rpartition("_")[2], "any")
+    return DATASETS["ucf"] if recipe == head_of(recipe) else DATASETS.get(recipe.rpartition("_")[2], "any")
 
 
 def published(head: str) -> list[str]:
@@ -198,7 +196,7 @@ def published(head: str) -> list[str]:
         name
         for name in own
         if not (name.startswith("motion_") or name.endswith("_folder"))
-        and "not published" not in str(_read(name)[0].get("about", ""))
+        and "not published" not in str(read(name)[0].get("about", ""))
     ]
     return [name for name in found if not (head in found and name == f"{head}_ucf")]
 
@@ -210,7 +208,7 @@ def load(recipe: str, overrides: Sequence[str] = (), *, seed: int | None = None)
     head or an optimizer of another name as a whole). Raises UnknownNameError for a recipe, ConfigError for keys and
     values.
     """
-    values, name = _read(recipe)
+    values, name = read(recipe)
     for text in overrides:
         override(values, text)
     if any(text.partition("=")[0].strip() == "train.steps" for text in overrides):
@@ -239,7 +237,7 @@ def sources(recipe: str) -> list[tuple[str, str]]:
         name, text = _open(base)
         spelled.append(base)
         found.append((name, text))
-        below = _parse(text, name).get("base")
+        below = parse(text, name).get("base")
         base = None if below is None else str(below)
         if base is not None and base.endswith((".yaml", ".yml")):
             base = str(folder / base)
@@ -260,11 +258,11 @@ def _open(recipe: str) -> tuple[str, str]:
     return recipe, (resources.files("mil") / "recipes" / f"{recipe}.yaml").read_text()
 
 
-def _read(recipe: str) -> tuple[dict[str, Any], str]:
-    """The values of a recipe on top of those that it builds on, and its name."""
+def read(recipe: str) -> tuple[dict[str, Any], str]:
+    """The values of a recipe on top of those that it builds on, unchecked, and its name. Raises as `sources` does."""
     merged: dict[str, Any] = {}
     for depth, (name, text) in enumerate(reversed(sources(recipe))):
-        values = _parse(text, name)
+        values = parse(text, name)
         values.pop("base", None)
         merged.pop("recipe", None)  # the config.yaml of a run has one; this is another
         merged = _over(merged, values)
@@ -332,22 +330,23 @@ def with_defaults(config: Config) -> Config:
     return config.model_copy(update={"head": head})
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
+def parse(text: str, where: str) -> dict[str, Any]:
+    """The keys and values of a recipe's YAML, of the file `where`. Raises ConfigError when it is no such thing."""
     try:
         values = yaml.load(text, Loader=LOADER)  # noqa: S506  # it is a safe one
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{where} must hold keys and values, like 'head: {{name: ranking}}'")
-    return {str(key): _numbers(value) for key, value in values.items()}
+    return {str(key): numbers(value) for key, value in values.items()}
 
 
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads 8e-5 as a string; as numbers they are meant."""
+def numbers(value: Any) -> Any:
+    """A value of YAML with the numbers that it was meant to hold: YAML 1.1 reads 8e-5 as a string."""
     if isinstance(value, dict):
-        return {k: _numbers(v) for k, v in value.items()}
+        return {k: numbers(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_numbers(v) for v in value]
+        return [numbers(v) for v in value]
     if isinstance(value, str):
         try:
             return float(value)
@@ -368,7 +367,7 @@ def override(values: dict[str, Any], text: str) -> None:
             raise ConfigError(f"--set {text}: '{part}' is a value and has no keys below it")
         values = inner
     try:
-        values[last] = _numbers(yaml.safe_load(value))
+        values[last] = numbers(yaml.safe_load(value))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {text}: not a YAML value: {error}") from error
 

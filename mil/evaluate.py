@@ -1,5 +1,6 @@
 """From a run to honest numbers: score every clip, spread to frames, join by id, apply a named protocol."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -111,11 +112,12 @@ def evaluate_run(
         "head": kept.config.head.name,
         "seed": kept.config.seed,
         "step": kept.step,
-        "features": [spec.id for spec in kept.specs],
-        "random_weights": any(spec.is_random for spec in kept.specs),
+        "features": [store.spec.id for store in stores],
+        "random_weights": any(store.spec.is_random for store in stores),
         "manifest": str(source),
         "clamped_events": list(result.clamped),
         "missing": sorted({v.id for v in wanted} - {v.id for v in present}),
+        "trained_without": _left_out_of_training(run),
     }
     if resamples:
         drawn = bootstrap.resample(result.videos, resamples=resamples, seed=kept.config.seed)
@@ -123,12 +125,13 @@ def evaluate_run(
         numbers["ci95_about"] = f"percentiles of {resamples} bootstrap draws of whole videos"
     # what was evaluated otherwise than the run's own videos has a name of its own, and replaces nothing
     apart = [f"by_{chosen}"] * (chosen != judged_by) + [precision] * (precision != "fp32")
-    apart += [*([crop] if crop else []), *([manifest_path.stem] if manifest_path else [])]
+    apart += [*([f"crop_{crop}"] if crop else []), *([_name_of(manifest_path)] if manifest_path else [])]
     name = "-".join([split, frames.name, *apart, *(["partial"] if numbers["missing"] else [])])
     path = run.root / "eval" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    write_text(path, json.dumps(numbers, indent=2) + "\n")
+    path.unlink(missing_ok=True)  # a kill never leaves numbers beside other scores
     write_scores(path.with_name(path.stem + "_scores.npz"), result.videos)
+    write_text(path, json.dumps(numbers, indent=2) + "\n")
     return Evaluation(numbers, result.videos, path)
 
 
@@ -153,6 +156,17 @@ def read_scores(path: Path) -> tuple[FrameScores, ...]:
         return tuple(
             FrameScores(str(i), scores[a:b], labels[a:b]) for i, a, b in zip(found["ids"], starts, ends, strict=True)
         )
+
+
+def _left_out_of_training(run: RunDir) -> list[str]:
+    """Training videos that the run did without, having no features."""
+    gone = run.left_out
+    return sorted(v.id for v in run.videos if v.split == "train" and v.id in gone) if gone else []
+
+
+def _name_of(path: Path) -> str:
+    """A manifest in the name of a file: two of one stem differ."""
+    return f"manifest_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
 
 
 def _check_specs(stores: Sequence[FeatureStore], kept: checkpoint.Checkpoint) -> None:

@@ -1,7 +1,8 @@
 """Which of a run's evaluations is meant: by split, rule of selection, protocol and precision; whole or not at all.
 
 A run may be evaluated in many ways, each in a file of its own below eval/. Numbers of weights that another rule chose,
-of one crop, of another manifest, in another precision or of a part of the videos never stand in for the ones asked for.
+of one crop, of another manifest, in another precision or of a part of the videos never stand in for the ones asked for,
+nor do those of weights that the run has replaced since: an evaluation counts while its checkpoint is the one on disk.
 """
 
 import json
@@ -56,6 +57,8 @@ def find(
     """
     judged_by = config.select.rule
     rule = rule or judged_by
+    if (weights := _selected(root, rule)) is None:
+        return None
     own = _AUTOMATIC if config.evaluate.protocol == AUTO else (config.evaluate.protocol,)
     apart = [f"by_{rule}"] * (rule != judged_by) + [precision] * (precision != "fp32")
     for ending in ([], ["partial"])[: 1 + partial]:
@@ -66,9 +69,21 @@ def find(
                 continue
             numbers: dict[str, Any] = json.loads(found.path.read_text(encoding="utf-8"))
             says = (numbers.get("rule", rule), numbers.get("precision", precision), bool(numbers["missing"]))
-            if says == (rule, precision, bool(ending)):
+            fits = says == (rule, precision, bool(ending)) and (numbers["selected_by"], numbers["step"]) == weights
+            # one that was asked for by name is not what "auto" would have taken
+            by_frames = "features" not in numbers.get("lengths_from", ())
+            if fits and (protocol or len(own) == 1 or by_frames == (name == "frames")):
                 return Found(found.path, numbers)
     return None
+
+
+def _selected(root: Path, rule: str) -> tuple[str, int] | None:
+    """What selected the weights that a rule keeps now, and their step; None where there are none."""
+    path = root / "checkpoints" / f"{rule}.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["selected_by"], found["step"]
 
 
 def others(root: Path, split: str) -> list[str]:

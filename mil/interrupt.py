@@ -2,18 +2,24 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+_SAME_S = 10.0  # signals that come together mean one thing
 
 
 @contextmanager
 def interrupt_held() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C or SIGTERM came. The first is held back; the second comes through.
+    """Yields a function that says whether Ctrl-C or SIGTERM came. The first is held back.
 
-    SIGTERM is how a queue takes a machine away (Slurm). A signal that this process ignores, as under nohup, stays so.
-    In another thread than the main one nothing is held.
+    What comes through is a second Ctrl-C, and anything that comes more than 10 s after the first. Until then SIGTERM
+    beside Ctrl-C, or SIGTERM twice, is the same wish by another way: queues and `timeout` signal a process and its
+    group. SIGTERM is how a queue takes a machine away (Slurm). A signal that this process ignores, as under nohup,
+    stays so. In another thread than the main one nothing is held.
     """
-    came: list[int] = []
+    came: list[tuple[int, float]] = []
     if threading.current_thread() is not threading.main_thread():  # only there may signals be handled
         yield lambda: False
         return
@@ -25,9 +31,18 @@ def interrupt_held() -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def hold(number: int, frame: object) -> None:
-        came.append(number)
+    def hold(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        again = number == signal.SIGINT and any(number == other for other, _ in came)
+        came.append((number, now))
+        if not again and now - came[0][1] <= _SAME_S:
+            return
         restore()
+        handler = before[signal.Signals(number)]
+        if callable(handler):  # not sent anew, which would wait for ever where it is blocked
+            handler(number, frame)
+        else:
+            signal.raise_signal(number)
 
     for number in before:
         signal.signal(number, hold)
@@ -35,3 +50,25 @@ def interrupt_held() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(came)
     finally:
         restore()
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """In the block the first SIGTERM raises KeyboardInterrupt, and further ones do nothing.
+
+    Where SIGTERM does not end this process anyway, and in another thread than the main one, nothing changes.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

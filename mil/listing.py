@@ -44,6 +44,7 @@ def recipe_rows(*, head: str | None = None, dataset: str | None = None) -> list[
 
     if head is not None:
         heads.get(head)
+    dataset = config.DATASETS.get(str(dataset), dataset)  # xd is short for xd_violence
     if dataset not in (None, "any"):
         datasets.get(str(dataset))
     published = {name for own in heads if head in (None, own) for name in config.published(own)}

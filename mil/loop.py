@@ -79,9 +79,10 @@ class Loop:
                         self._log(step, losses)
                     if step % select.every == 0 or step == total:
                         self._look(step)
-                    if interrupted() or (step % train.save_every == 0 and step < total):
+                    stop = interrupted()  # asked once: what comes while it saves waits for the next step
+                    if stop or (step % train.save_every == 0 and step < total):
                         self.save()
-                    if interrupted():
+                    if stop:
                         raise KeyboardInterrupt
                 self.save()
         except KeyboardInterrupt:
@@ -103,7 +104,6 @@ class Loop:
             "rules": said,
             "seconds": round(time.monotonic() - began, 3),
         }
-        self.run.drop_evaluations()
         self.run.set_status("done", **summary)
         return {**summary, "losses": {name: float(value) for name, value in losses.items()}}
 

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from mil.bag import Bag
 from mil.heads import Head, HeadOutput
+from mil.layers.mgfn_blocks import ChannelNorm
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,9 @@ _NORMS = (
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
+    ChannelNorm,
 )
+_LAYERS = (nn.functional.linear, nn.functional.conv1d)
 
 
 class CompileError(ValueError):
@@ -99,10 +102,10 @@ class Forward:
 
 
 class _LastLayers(TorchFunctionMode):
-    """Linear layers whose weights are fp32 compute in fp32: autocast would round what they are given, and give."""
+    """Layers whose weights are fp32 compute in fp32: autocast would round what they are given, and give."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is nn.functional.linear and args[1].dtype == torch.float32:
+        if func in _LAYERS and len(args) > 1 and args[1].dtype == torch.float32:
             x, *layer = args
             with torch.autocast(x.device.type, enabled=False):
                 return func(x.float(), *layer, **(kwargs or {}))
@@ -119,7 +122,8 @@ def check_compiled(compiled: str, device: str) -> None:
 def bf16_is_fast(device: str) -> bool:
     """Whether a device of that type multiplies bf16 matrices itself; on others bf16 is emulated, slowly."""
     if device == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        known = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else True
 
 

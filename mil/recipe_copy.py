@@ -1,5 +1,6 @@
 """A recipe in one piece: the values of all that it builds on, each with the comment that stands beside it there."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -8,6 +9,8 @@ from typing import Any
 import yaml
 
 from mil import config as configs
+
+log = logging.getLogger(__name__)
 
 Path = tuple[str, ...]
 
@@ -25,10 +28,10 @@ def flat(recipe: str) -> str:
     """A recipe without `base`, as YAML that `mil.config.load` reads to the same values; the last line ends.
 
     Comments are those of the file that sets a value. Where a file is written in a way that they cannot be kept, there
-    are none.
+    are none but those at the top, and a warning says so.
     Raises UnknownNameError or ConfigError, as `load` does.
     """
-    values, name = configs._read(recipe)
+    values, name = configs.read(recipe)
     values.pop("recipe", None)  # a copy goes by the name of its own file
     texts = configs.sources(recipe)
     lines = [f"# A copy of {name} of wsvad {version('wsvad')}, whole: it builds on no other recipe."]
@@ -38,22 +41,27 @@ def flat(recipe: str) -> str:
     body = list(_lines(values, (), [dict(_written(text)) for _, text in texts]))
     copy = "\n".join([*lines, *body]) + "\n"
     try:
-        same = configs._parse(copy, name) == values
+        same = configs.parse(copy, name) == values
     except configs.ConfigError:
         same = False
-    return copy if same else "\n".join([*lines, yaml.safe_dump(values, sort_keys=False)])
+    if same:
+        return copy
+    log.warning(
+        "the way %s is written does not let the comments beside its values be copied; the values all are", recipe
+    )
+    return "\n".join([*lines, yaml.safe_dump(values, sort_keys=False)])
 
 
 def _lines(values: Mapping[str, Any], path: Path, files: Sequence[Mapping[Path, _Written]]) -> Iterator[str]:
     """The keys below `path`, of several files the first that has one."""
     indent = "  " * len(path)
     for key, value in values.items():
-        own = (*path, key)
+        own = (*path, str(key))  # as a file spells it
         found = next((f[own] for f in files if own in f), _Written((), None, ()))
         yield from (indent + line for line in found.above)
         first, *more = found.behind or ("",)
         name = _plain(key)
-        if found.text is not None and configs._numbers(yaml.safe_load(found.text)) == value:
+        if found.text is not None and _means(found.text, value):
             yield f"{indent}{name}: {found.text}{first}"
         elif isinstance(value, dict) and value:
             yield f"{indent}{name}:{first}"
@@ -63,6 +71,14 @@ def _lines(values: Mapping[str, Any], path: Path, files: Sequence[Mapping[Path, 
         else:
             yield f"{indent}{name}: {_plain(value)}{first}"
         yield from more
+
+
+def _means(text: str, value: Any) -> bool:
+    """Whether a value's text has that value by itself: an alias of something outside it has none."""
+    try:
+        return bool(configs.numbers(yaml.load(text, Loader=configs.LOADER)) == value)  # noqa: S506  # it is a safe one
+    except yaml.YAMLError:
+        return False
 
 
 def _written(text: str) -> Iterator[tuple[Path, _Written]]:

@@ -15,7 +15,7 @@ def recipes() -> None:
 
 @recipes.command("ls")
 @click.option("--head", help="Only those of a head, a name from `wsvad ls heads`.")
-@click.option("--dataset", help="Only those for a dataset, a name from `wsvad ls datasets`; any: motion_*.")
+@click.option("--dataset", help="ucf, xd, sh, ped2, folder, or any: motion_*.")
 @json_option
 @plugins_option
 def ls(head: str | None, dataset: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:

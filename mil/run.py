@@ -55,8 +55,9 @@ def start_run(
     observer = _observer(config, present, stores, device)
     left_out = sorted({v.id for v in wanted} - {v.id for v in present})
     run = RunDir.create(out, config, videos, stores, command, left_out=left_out)
-    trackers = make_trackers(track, run, config)
-    return run, fit(config, train, stores, run, device=device, observer=observer, trackers=trackers)
+    with run.claimed():
+        trackers = make_trackers(track, run, config)
+        return run, fit(config, train, stores, run, device=device, observer=observer, trackers=trackers)
 
 
 def resume_run(
@@ -78,8 +79,9 @@ def resume_run(
     left_out = run.left_out
     present = load_videos([v for v in _used(config, run.videos) if v.id not in left_out], stores)
     train, observer = [v for v in present if v.split == "train"], _observer(config, present, stores, device)
-    trackers = make_trackers(track, run, config)
-    return run, fit(config, train, stores, run, device=device, resume=True, observer=observer, trackers=trackers)
+    with run.claimed():
+        trackers = make_trackers(track, run, config)
+        return run, fit(config, train, stores, run, device=device, resume=True, observer=observer, trackers=trackers)
 
 
 def _used(config: Config, videos: Sequence[Video]) -> list[Video]:

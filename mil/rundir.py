@@ -3,16 +3,21 @@
 config.yaml  manifest.csv  environment.json  features.json      what went in
 left_out.txt                                                    videos it does without, having no features
 log.txt  metrics.jsonl  status.json  resume.pt                  how it went; status.json alone says that it is done
+lock                                                            held (flock) by the process that trains it
 checkpoints/<rule>.{safetensors,json}                           what came out: weights that each rule keeps
-eval/<split>-<protocol>.json  eval/..._scores.npz               numbers, and the frame scores behind them
+eval/<split>-<protocol>.json  eval/..._scores.npz               numbers, and the frame scores behind them; of weights
+                                                                that the run has replaced since, they do not count
 """
 
+import fcntl
 import json
+import logging
 import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +26,9 @@ from data import manifest
 from data.files import write_text
 from data.store import FeatureStore
 from data.types import FeatureSpec, Video
-from mil.config import Config, validate
+from mil.config import LOADER, Config, validate
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("wsvad", "torch", "numpy", "h5py", "scikit-learn", "av", "opencv-contrib-python-headless")
 
@@ -75,7 +82,8 @@ class RunDir:
         import yaml
 
         path = self.root / "config.yaml"
-        return validate(yaml.safe_load(path.read_text()), str(path))
+        values = yaml.load(path.read_text(), LOADER)  # noqa: S506  # it is a safe one
+        return validate(values, str(path))
 
     @property
     def videos(self) -> tuple[Video, ...]:
@@ -111,6 +119,21 @@ class RunDir:
         """Stem of the weights that a rule of selection keeps."""
         return self.root / "checkpoints" / rule
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Holds the run for this process, as two that train it would write over each other's files.
+
+        Raises RunError where another process has it. The kernel drops the claim of one that dies.
+        """
+        with (self.root / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"another process is training {self.root}; wait for it, or stop it first") from None
+            except OSError:
+                log.debug("%s lies on a disk without locks", self.root)
+            yield
+
     def log(self, **values: Any) -> None:
         """Appends one line to metrics.jsonl."""
         with (self.root / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -126,12 +149,6 @@ class RunDir:
     def set_status(self, state: str, **details: Any) -> None:
         """Writes status.json: running, interrupted, failed or done."""
         write_text(self.root / "status.json", json.dumps({"state": state, **details}, indent=2) + "\n")
-
-    def drop_evaluations(self) -> None:
-        """Removes what was evaluated before the run is done: of weights that are no more."""
-        for pattern in ("*.json", "*_scores.npz"):
-            for path in (self.root / "eval").glob(pattern):
-                path.unlink(missing_ok=True)
 
     @property
     def status(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A split, scored with a model in memory: every clip, spread to frames, beside its annotation. Nothing is written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,10 +9,9 @@ import torch
 from data.grid import ClipGrid
 from data.registry import suggest
 from data.store import FeatureStore
-from data.store_file import grid_of, opened
 from data.types import Event, FrameScores, Video
 from mil import protocol
-from mil.bags import read_features
+from mil.bags import read_features, shared_grid
 from mil.config import EvalConfig
 from mil.model import Model
 from mil.protocol import Protocol
@@ -66,7 +65,7 @@ def scored(
 
     Raises:
         ValueError: an anomalous video without events, no such crop, lengths that disagree or that the protocol needs
-            and nobody knows, features that cannot be read.
+            and nobody knows, stores that do not show the same clips, features that cannot be read.
     """
     check_annotated(videos)
     if crop is not None:
@@ -116,13 +115,8 @@ def check_annotated(videos: Sequence[Video], source: Path | str = "the manifest"
 
 def _header(stores: Sequence[FeatureStore], video_id: str) -> tuple[ClipGrid, str]:
     """The grid of all stores together, as `read_features` gives it, and where its length comes from, of the first."""
-    said = []
-    for store in stores:
-        with opened(store.path(video_id)) as (_, found):
-            said.append((grid_of(found), str(found["length_from"])))
-    grid, origin = said[0]
-    count = min(len(other) for other, _ in said)
-    return (grid if len(grid) == count else replace(grid, tail="given", count=count)), origin
+    grid = shared_grid(stores, video_id, [store.length(video_id)[0] for store in stores])
+    return grid, stores[0].length_from(video_id)
 
 
 def _one_crop(x: Array, stores: Sequence[FeatureStore], modality: str, crop: str) -> Array:

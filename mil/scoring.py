@@ -68,21 +68,6 @@ def score_videos(
             items = ahead.result() if ahead else None
 
 
-def score_items(
-    model: Model, items: Sequence[Item], device: torch.device, precision: str = "fp32"
-) -> list[NDArray[np.float64]]:
-    """Scores (N,) float64 of videos in memory, in their order."""
-    lengths = {i: _clips(item) for i, item in enumerate(items)}
-    crops = max((_crops(item) for item in items), default=1)
-    found = dict(score_videos(model, lengths, items.__getitem__, crops=crops, device=device, precision=precision))
-    return [found[i] for i in range(len(items))]
-
-
-def score_clips(model: Model, features: Item, device: torch.device, precision: str = "fp32") -> NDArray[np.float64]:
-    """Scores of every clip of one video; {modality: (K, N, D_m)} -> (N,) float64. Nothing is resampled."""
-    return _scores(model, Forward(model.head, precision).freeze(), [features], device)[0]
-
-
 def ignores_padding(head: Head) -> bool:
     """Whether a video scores the same beside a longer one: all but heads that declare otherwise in `exceptions`."""
     broken = {"test_padding_changes_nothing", "test_a_video_scores_the_same_alone"}
@@ -112,16 +97,21 @@ def _scores(model: Model, forward: Forward, items: Sequence[Item], device: torch
     model.eval()
     if len(items) > 1:
         scores = forward(model.scaled(collate(items, np.zeros(len(items), np.int64)).to(device))).scores
-        every = scores.double().cpu().numpy()
+        every = _on_host(scores).numpy()
         return [row[: _clips(item)].copy() for row, item in zip(every, items, strict=True)]
     (item,) = items
     crops = _crops(item)
     some = max(_AT_ONCE // _clips(item), 1)
-    total = torch.zeros(_clips(item), dtype=torch.float64, device=device)
+    total = torch.zeros(_clips(item), dtype=torch.float64)
     for start in range(0, crops, some):
         bag = _bag(item, slice(start, start + some)).to(device)
-        total += bag.crops * forward(model.scaled(bag)).scores[0].double()
-    return [np.asarray((total / crops).cpu().numpy(), dtype=np.float64)]
+        total += bag.crops * _on_host(forward(model.scaled(bag)).scores[0])
+    return [np.asarray((total / crops).numpy(), dtype=np.float64)]
+
+
+def _on_host(scores: torch.Tensor) -> torch.Tensor:
+    """In float64, which not every device has."""
+    return scores.cpu().double()
 
 
 def _bag(item: Item, crops: slice) -> Bag:

@@ -10,10 +10,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mil.config import ConfigError
-from mil.rundir import RunError
+from mil.interrupt import sigterm_interrupts
 from mil.sweep_plan import Planned, plan
-from mil.sweep_run import check_same, finished
+from mil.sweep_run import check_same, finished, in_a_line
 
 __all__ = ["ENGINES", "Ended", "Planned", "finished", "plan", "run_sweep"]
 
@@ -58,6 +57,8 @@ def run_sweep(
         address: ray: of a running cluster; None takes RAY_ADDRESS, or starts Ray on this machine.
         say: called with a line for each run that ends.
 
+    Ctrl-C, or SIGTERM, has every run save its state, then raises KeyboardInterrupt.
+
     Raises ClusterError without ray, without a cluster, or where no node has what `device` asks for.
     """
     ended: dict[str, Ended] = {}
@@ -71,7 +72,7 @@ def run_sweep(
         say(f"{done} of {len(planned)} runs are done already")
     todo = [run for run in planned if run.name not in ended]
     began = time.monotonic()
-    with contextlib.closing(_engine(todo, engine, workers, device, address)) as runs:
+    with sigterm_interrupts(), contextlib.closing(_engine(todo, engine, workers, device, address)) as runs:
         for count, (run, reason) in enumerate(runs, start=1):
             ended[run.name] = _result(run, reason)
             passed = time.monotonic() - began
@@ -101,15 +102,18 @@ def _before(run: Planned) -> Ended | None:
         if numbers is None:
             return None
         check_same(run)
-    except (ConfigError, RunError, OSError) as error:
-        return Ended(run, None, str(error), fresh=False)
+    except Exception as error:  # whatever it is, the other runs go on
+        return Ended(run, None, in_a_line(error), fresh=False)
     return Ended(run, numbers, fresh=False)
 
 
 def _result(run: Planned, reason: str) -> Ended:
     if reason:
         return Ended(run, None, reason)
-    numbers = finished(run.out, partial=run.allow_missing)
+    try:
+        numbers = finished(run.out, partial=run.allow_missing)
+    except Exception as error:
+        return Ended(run, None, in_a_line(error))
     return Ended(run, numbers, "" if numbers else f"it left no evaluation that is whole; see {run.log}")
 
 

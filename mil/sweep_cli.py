@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from mil.options import PATH, json_option, load_plugins, plugins_option
+from mil.rules import RULES
 
 
 @click.command()
@@ -46,9 +47,12 @@ def sweep(
     A name may be a pattern: 'motion_*' (in quotes). Each recipe takes the modalities it wants of the stores given. With
     --engine ray every node must see all of these paths.
     """
+    from extract.device import device_of
     from mil.config import matching
     from mil.sweep import plan, run_sweep
 
+    if engine == "local":
+        device_of(device)  # refused before anything runs
     load_plugins(plugins)
     planned = plan(
         [name for recipe in recipes for name in matching(recipe)],
@@ -74,7 +78,8 @@ def sweep(
         for e in failed:
             click.echo(f"failed: {e.run.name}: {e.reason}", err=True)
         given = "".join(f" --plugin {p}" for p in plugins)
-        click.echo(f"{len(ended) - len(failed)} of {len(ended)} runs are done; now: wsvad compare {out}{given}")
+        now = f"; now: wsvad compare {out}{given}" if len(failed) < len(ended) else ""
+        click.echo(f"{len(ended) - len(failed)} of {len(ended)} runs are done{now}")
     sys.exit(int(bool(failed)))
 
 
@@ -85,7 +90,7 @@ def sweep(
 @click.option("--bootstrap", type=click.IntRange(2), default=1000, show_default=True, help="Draws of videos and seeds.")
 @click.option(
     "--rule",
-    type=click.Choice(["last", "val", "test", "all"]),
+    type=click.Choice([*RULES, "all"]),
     help="Whose weights; all: the rules of each recipe side by side.  [each run's own]",
 )
 @click.option("--protocol", help="Under which the runs were evaluated.  [each recipe's own]")

@@ -1,7 +1,8 @@
 """A sweep's runs on this machine, each in a process of its own with one core or one GPU.
 
-The processes come from a server that has imported torch once. They never see Ctrl-C, which reaches a whole terminal:
-each is interrupted once through its pipe, when the sweep is, or when the sweep's process is no more.
+The processes come from a server that has imported torch once. Ctrl-C reaches all of a terminal and a queue's SIGTERM
+all of a job, but each process is interrupted once: through its pipe, when the sweep is or when the sweep's process is
+no more, or by a SIGTERM of its own.
 """
 
 import _thread
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 60.0  # with runs that were interrupted, until they are stopped
 # torch is imported once, and forked; its optimizers import the last, which takes seconds, when they are made
 _PRELOADED = ["mil.run", "mil.evaluate", "mil.optimistic", "mil.sweep_local", "torch._dynamo"]
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 Slot = tuple[str, int | None]
 
@@ -48,8 +50,8 @@ def run_local(
 
     Args:
         todo: what is not done yet.
-        workers: processes at a time, each with one thread and, where the system allows it, a core of its own; 0: one
-            per core, or one per GPU.
+        workers: processes at a time, each with one thread; 0: one per core, or one per GPU. Where they are as many as
+            the cores, each is kept on a core of its own.
         device: "cpu", "cuda" (the GPUs in turn) or one device for all.
     """
     if not todo:
@@ -85,15 +87,19 @@ def slots(workers: int, device: str) -> list[Slot]:
         return [(names[i % len(names)], None) for i in range(workers or len(names))]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     count = workers or len(cores)
-    return [("cpu", cores[i % len(cores)] if count <= len(cores) else None) for i in range(count)]
+    # fewer are not kept on a core: another sweep would choose the same ones
+    return [("cpu", cores[i] if count == len(cores) else None) for i in range(count)]
 
 
 def _context() -> BaseContext:
-    """Where processes come from; Ctrl-C does not reach them while they start, when all they could do is to fail."""
+    """Where processes come from: a server that Ctrl-C and SIGTERM do not reach.
+
+    It tells how processes end: it has to outlive those that save their state. They start with both signals blocked.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     resource_tracker.ensure_running()  # or the next line starts it, and lets Ctrl-C in
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         forkserver.ensure_running()
     finally:
@@ -111,14 +117,17 @@ def _start(context: BaseContext, run: Planned, slot: Slot) -> _Busy:
 
 def _process(run: Planned, slot: Slot, pipe: Connection) -> None:
     """Tells the pipe how the run ended, or ends with 130."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # where it was ignored (nohup), `_obey` would be too
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where it was ignored (nohup), `_interrupt` would be too
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     device, core = slot
     if core is not None and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):  # a container may forbid it; it only costs speed
             os.sched_setaffinity(0, {core})
     try:
-        threading.Thread(target=_obey, args=(pipe,), daemon=True).start()
+        once = threading.Lock()
+        for wish in (_end_of, _sigterm):
+            threading.Thread(target=_interrupt, args=(wish, pipe, once), daemon=True).start()
         reason = work(run, device)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -126,11 +135,22 @@ def _process(run: Planned, slot: Slot, pipe: Connection) -> None:
         pipe.send(reason)
 
 
-def _obey(pipe: Connection) -> None:
-    """Interrupts this process as Ctrl-C would, once, when the other end of the pipe is closed."""
+def _interrupt(wish: Callable[[Connection], None], pipe: Connection, once: threading.Lock) -> None:
+    """Interrupts this process as Ctrl-C would, when `wish` returns; the second to get here does nothing."""
+    wish(pipe)
+    if once.acquire(blocking=False):
+        _thread.interrupt_main()
+
+
+def _end_of(pipe: Connection) -> None:
+    """Waits until the other end of the pipe is closed."""
     with contextlib.suppress(EOFError, OSError):
         pipe.recv()
-    _thread.interrupt_main()
+
+
+def _sigterm(pipe: Connection) -> None:
+    """Waits for SIGTERM, which is blocked in all other threads."""
+    signal.sigwait({signal.SIGTERM})
 
 
 def _reason(one: _Busy) -> str:

@@ -1,6 +1,7 @@
 """Which runs a sweep is made of: recipes x values x seeds."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +88,8 @@ def plan(
         key, equals, choices = text.partition("=")
         if not equals or not choices:
             raise ConfigError(f"--grid takes key=value,value,..., e.g. train.optimizer.lr=1e-3,1e-4, got '{text}'")
-        axes.append([f"{key}={value}" for value in choices.split(",")])
+        # commas between brackets belong to a value
+        axes.append([f"{key}={value}" for value in re.split(r",(?![^\[{]*[\]}])", choices)])
     from mil.run import chosen
     from mil.train import open_stores
 
@@ -104,5 +106,7 @@ def plan(
             planned.append(replace(run, allow_missing=allow_missing, plugins=tuple(plugins)))
     names = [p.name for p in planned]
     if twice := {n for n in names if names.count(n) > 1}:
-        raise ConfigError(f"two runs of this sweep would be called '{min(twice)}'; rename a recipe file")
+        raise ConfigError(
+            f"two runs of this sweep would be called '{min(twice)}'; rename a recipe file, or change a grid value"
+        )
     return planned

@@ -1,10 +1,11 @@
 """One run of a sweep, in the process that does it: train or go on, evaluate by every rule, everything said into a log.
 
-Two processes never do one run: whoever has its log locked has the run. An orphan of a sweep that was killed saves its
-state and lets go within a step.
+Two processes of sweeps never do one run: whoever has its log locked has the run. An orphan of a sweep that was killed
+saves its state and lets go within a step.
 """
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -74,8 +75,13 @@ def work(run: Planned, device: str) -> str:
             _train_and_evaluate(run, device)
         except Exception as error:
             traceback.print_exc()
-            return " ".join(str(error).split()) or type(error).__name__
+            return in_a_line(error)
     return ""
+
+
+def in_a_line(error: Exception) -> str:
+    """An error's own words, or its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _train_and_evaluate(run: Planned, device: str) -> None:
@@ -120,11 +126,6 @@ def _bare(path: Path, changed: int) -> tuple[Video, ...]:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Waits until no other process, on this machine or one that shares the disk, has the file."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
     with path.open("a") as file:  # not the descriptor that is written to: children of a run would keep that locked
         while True:
             try:

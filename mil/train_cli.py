@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from mil.options import PATH, json_option, load_plugins, plugins_option
-
-RULES = ["last", "val", "test"]
+from mil.rules import RULES
 
 
 @click.command()
@@ -217,7 +216,7 @@ def describe(numbers: dict[str, Any]) -> str:
         f"protocol '{numbers['protocol']}', crops: {numbers['crops']}, smoothing over {numbers['smooth_clips']} clips",
         f"selected by: {numbers['selected_by']}",
         f"recipe {numbers['recipe']}, head {numbers['head']}, seed {numbers['seed']}, "
-        f"features {', '.join(numbers['features']) or 'of an unknown recipe'}",
+        f"features {', '.join(numbers['features'])}",
     ]
     for kind, values in numbers["classes"].items() if len(numbers["classes"]) > 1 else ():
         shown = {k: "-" if v is None else f"{v:.4f}" for k, v in values.items()}
@@ -235,6 +234,10 @@ def describe(numbers: dict[str, Any]) -> str:
         lines.append("WARNING: these features come from a net with random weights; the numbers say nothing about it")
     if numbers["missing"]:
         lines.append(f"WARNING: {len(numbers['missing'])} videos had no features and are left out; not comparable")
+    if numbers["trained_without"]:
+        lines.append(f"WARNING: trained without {len(numbers['trained_without'])} videos that had no features")
+    if numbers["score_gap"] == 0:
+        lines.append("WARNING: anomalous and normal frames score alike; has training diverged? See metrics.jsonl")
     if numbers["clamped_events"]:
         lines.append(
             f"{len(numbers['clamped_events'])} videos have an event that ends behind the last frame; cut there"

@@ -2,14 +2,16 @@
 
     python -m tests.kill_sweeps FOLDER SEED [--kills 10] [--real]
 
-Three recipes, one of them with all rules of selection, two seeds each. At random moments the whole process group is
-killed, workers too; one time in three a worker alone is killed first. Prints counts as JSON, or fails. The sweeps are
-forked from here, where torch is loaded already; with --real each is a command line of its own.
+Three recipes, one of them with all rules of selection, two seeds each. The whole process group is killed, workers too:
+first when a run has a state to go on from, then at random moments; one time in three a worker alone is killed first.
+Prints counts as JSON, or fails. The sweeps are forked from here, where torch is loaded already; with --real each is a
+command line of its own.
 """
 
 import argparse
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -61,9 +63,10 @@ class Forks:
         return self.context.Process(target=run, args=args, name=name)
 
 
-def forked(command: list[str], said: Path, how: str = "fork") -> int:
+def forked(command: list[str], said: Path, how: str = "fork", errors: Path | None = None) -> int:
     """`wsvad` in a process group of its own, from a fork of this process, all it says going to the file `said`.
 
+    `errors`: a file for what goes to stderr.
     `how`: its processes are forked from it ("fork"), come from a server ("server"), or it is begun anew ("real").
     """
     pid = os.fork()
@@ -72,10 +75,10 @@ def forked(command: list[str], said: Path, how: str = "fork") -> int:
     status = 9
     try:
         os.setsid()
-        file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
+        for number, path in ((1, said), (2, errors or said)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        logging.getLogger().handlers.clear()  # pytest's
         if how == "real":
             os.execv(sys.executable, [sys.executable, "-m", "mil", *command])  # noqa: S606
         if how == "fork":
@@ -131,6 +134,12 @@ def half_done(out: Path) -> int:
     return sum(not p.is_file() or json.loads(p.read_text())["state"] != "done" for p in states)
 
 
+def wait_for_a_state(pid: int, out: Path) -> None:
+    """Returns when a run of the sweep could be gone on with, or when the sweep has ended."""
+    while not half_done(out) and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.002)
+
+
 def kill_sweeps(base: Path, seed: int, kills: int = 10, *, real: bool = False) -> dict[str, int]:
     """Kills that many sweeps; returns what happened."""
     base, rng = base.resolve(), random.Random(seed)
@@ -148,8 +157,11 @@ def kill_sweeps(base: Path, seed: int, kills: int = 10, *, real: bool = False) -
         counts["sweeps"] += 1
         while counts["kills"] < kills:
             pid = start(base, out, real=real)
-            time.sleep(rng.uniform(0.1, 0.6) * duration)
-            if rng.random() < 1 / 3 and (busy := workers_of(pid, real=real)):
+            if not counts["half_done_at_kills"]:
+                wait_for_a_state(pid, out)
+            else:
+                time.sleep(rng.uniform(0.1, 0.6) * duration)
+            if counts["half_done_at_kills"] and rng.random() < 1 / 3 and (busy := workers_of(pid, real=real)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rng.choice(busy), signal.SIGKILL)
                     counts["workers_killed"] += 1
@@ -166,6 +178,7 @@ def kill_sweeps(base: Path, seed: int, kills: int = 10, *, real: bool = False) -
         found = results(out)
         assert found.keys() == wanted.keys(), found.keys() ^ wanted.keys()
         assert [name for name in wanted if found[name] != wanted[name]] == []
+    assert counts["half_done_at_kills"] > 0, "no kill met a run that had a state to go on from"
     return {**counts, "files_compared": len(wanted), "bytes": sum(map(len, wanted.values()))}
 
 

@@ -395,3 +395,17 @@ def test_waiting_is_said(store, caplog):
         check(store, packed(store, IDS, "means", means, 5), IDS)
     assert seen == [fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX]
     assert "another process makes" in caplog.text
+
+
+def test_a_damaged_pack_is_noticed_and_made_anew(store, caplog):
+    """Bytes that a disk has lost are numbers too: nothing else would tell."""
+    first = packed(store, IDS, "means", means, 5)
+    wanted = np.array(first.x)
+    with first.path.open("r+b") as file:
+        file.seek(-7, os.SEEK_END)
+        file.write(b"\x11\x22")
+    again = packed(store, IDS, "means", means, 5)
+    assert "is damaged" in caplog.text
+    assert again.built
+    np.testing.assert_array_equal(again.x, wanted)
+    assert not packed(store, IDS, "means", means, 5).built

@@ -43,6 +43,15 @@ def test_resamples_equal_scikit_learn_on_the_drawn_videos(seed):
         assert found["pr_auc"][r] == pytest.approx(auc(recall, precision), abs=1e-12)
 
 
+def test_fewer_names_give_the_same_numbers():
+    videos = simulate(12, 4)
+    every = bootstrap.resample(videos, resamples=25, seed=2)
+    assert tuple(every) == bootstrap.NAMES
+    for name, values in every.items():
+        (alone,) = bootstrap.resample(videos, resamples=25, seed=2, names=[name]).items()
+        assert (alone[0], alone[1].tolist()) == (name, pytest.approx(values.tolist(), nan_ok=True, abs=0))
+
+
 @pytest.mark.parametrize("chunk", [1, 3000, 1e5])
 def test_how_many_are_computed_at_once_changes_nothing(monkeypatch, chunk):
     videos = simulate(15, 3)

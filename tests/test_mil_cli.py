@@ -303,7 +303,7 @@ def test_a_run_that_was_interrupted_before_it_saved_has_nothing_to_evaluate(worl
     from mil.loop import Loop
 
     def cut(self, step):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     places = ["--manifest", world.manifest, "--features", world.stores[0].root, "--out", tmp_path / "run"]

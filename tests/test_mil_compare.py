@@ -1,7 +1,8 @@
-"""Comparisons: intervals against a loop over drawn videos and seeds, letters, names of groups, refusals, tables."""
+"""Comparisons: intervals against a loop over drawn videos, seeds against simulations, letters, refusals, tables."""
 
 import json
 from itertools import combinations
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,23 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from data.types import FrameScores
+from data import manifest
+from data.types import FrameScores, Video
 from mil.compare import CompareError, compare
-from mil.compare_rank import letters, over_seeds, seed_draws
+from mil.compare_rank import difference, letters, over_seeds
 from mil.compare_rules import compare_rules
 from mil.compare_table import _latex, render
-from mil.config import load
+from mil.config import Rule, load
 from mil.evaluate import write_scores
+from mil.rules import RULES
 from mil.rundir import RunDir
 
 IDS = ["v3", "v1", "v2", "v5", "v4", "v0"]
+TRAINED_ON = [Video("t0", "", "train", 0)]
 QUALITY = {"good": 2.0, "decent": 1.8, "poor": 0.0}
 
 
 def fake_run(root, name, seed, quality, *overrides, protocol="frames", **evaluation):
     """A run with one evaluation; see `evaluate`."""
     config = load("motion_ranking", [*overrides, f"recipe={name}"], seed=seed)
-    run = RunDir.create(root / f"{name}-{'-'.join(overrides)}-s{seed}", config, [], [])
+    run = RunDir.create(root / f"{name}-{'-'.join(overrides)}-s{seed}", config, TRAINED_ON, [])
+    run.set_status("done")
     return evaluate(run, quality, protocol=protocol, **evaluation)
 
 
@@ -50,7 +55,9 @@ def evaluate(
     auc, ap = float(roc_auc_score(labels, scores)), float(average_precision_score(labels, scores))
     numbers = {"auc": auc, "ap": ap, "pr_auc": ap, "ano_auc": None, "seed": config.seed, "head": "ranking"}
     numbers |= {"protocol": protocol, "missing": [], "videos": 6, "features": [features], "selected_by": selected}
-    numbers |= {"rule": rule, "optimistic": rule == "test", "precision": precision}
+    numbers |= {"rule": rule, "optimistic": rule == "test", "precision": precision, "lengths_from": ["decoded"]}
+    numbers |= {"step": 9}
+    run.checkpoint_of(rule).with_suffix(".json").write_text(json.dumps({"selected_by": selected, "step": 9}))
     apart = [f"by_{rule}"] * (rule != config.select.rule) + [precision] * (precision != "fp32")
     path = run.root / "eval" / f"{'-'.join(['test', protocol, *apart])}.json"
     path.write_text(json.dumps(numbers))
@@ -84,11 +91,13 @@ def slow_draws(root, resamples):
     return np.array(values)
 
 
-def slow_averages(root, name, seeds, resamples):
-    """Mean AUC of each draw, seed by seed as they were drawn for it."""
-    draws = np.stack([slow_draws(root / f"{name}--s{s}", resamples) for s in seeds])
-    taken = seed_draws(seeds, resamples, 0)
-    return np.array([np.mean([draws[k, r] for k in taken[:, r]]) for r in range(resamples)])
+def slow_replicates(values, draws):
+    """Of a mean over seeds: that of each draw of videos, and Student's t of the seeds."""
+    count, resamples = draws.shape
+    mean = sum(values) / count
+    error = (sum((v - mean) ** 2 for v in values) / (count - 1)) ** 0.5 / count**0.5
+    noise = np.random.default_rng([0, 1]).standard_t(count - 1, resamples)
+    return np.array([sum(draws[:, r]) / count + noise[r] * error for r in range(resamples)])
 
 
 def slow_interval(values):
@@ -99,32 +108,37 @@ def slow_interval(values):
 
 
 def test_means_deviations_and_intervals_against_loops(folder):
-    """Every pair, too: its difference on each draw is of the same videos, and of the same seeds."""
+    """Every pair, too: its difference on each draw is of the same videos, its noise that of the differences by seed."""
     found = compare([folder], resamples=40)
     names = [row.group.name for row in found.rows]
-    expected = {name: slow_averages(folder, name, (0, 1, 2), 40) for name in names}
-    for i, row in enumerate(found.rows):
-        own = [json.loads((folder / f"{names[i]}--s{s}/eval/test-frames.json").read_text()) for s in (0, 1, 2)]
-        assert row.group.mean("auc") == pytest.approx(np.mean([n["auc"] for n in own]), abs=1e-12)
-        assert row.group.deviation("ap") == pytest.approx(np.std([n["ap"] for n in own], ddof=1), abs=1e-12)
-        assert row.intervals["auc"] == pytest.approx(slow_interval(expected[names[i]]), abs=1e-9)
+    drawn = {name: np.stack([slow_draws(folder / f"{name}--s{s}", 40) for s in (0, 1, 2)]) for name in names}
+    own = {
+        name: [json.loads((folder / f"{name}--s{s}/eval/test-frames.json").read_text()) for s in (0, 1, 2)]
+        for name in names
+    }
+    auc = {name: np.array([numbers["auc"] for numbers in own[name]]) for name in names}
+    for name, row in zip(names, found.rows, strict=True):
+        assert row.group.mean("auc") == pytest.approx(np.mean(auc[name]), abs=1e-12)
+        assert row.group.deviation("ap") == pytest.approx(np.std([n["ap"] for n in own[name]], ddof=1), abs=1e-12)
+        expected = slow_interval(np.clip(slow_replicates(auc[name], drawn[name]), 0, 1))
+        assert row.intervals["auc"] == pytest.approx(expected, abs=1e-9)
     for i, j in combinations(range(3), 2):
         one = found.differences[i, j]
-        gap = expected[names[i]] - expected[names[j]]
-        assert one.interval == pytest.approx(slow_interval(gap), abs=1e-9)
+        gap = slow_interval(slow_replicates(auc[names[i]] - auc[names[j]], drawn[names[i]] - drawn[names[j]]))
+        assert one.interval == pytest.approx(gap, abs=1e-9)
         assert one.value == pytest.approx(found.rows[i].group.mean("auc") - found.rows[j].group.mean("auc"), abs=1e-12)
         assert one.value >= 0
         assert one.paired_by_seed
-        assert one.apart == (slow_interval(gap)[0] > 0)
+        assert one.apart == (gap[0] > 0)
     assert found.rows[2].behind == found.differences[0, 2]
 
 
 def test_what_a_seed_does_to_two_groups_alike_cancels(tmp_path):
     """Two groups whose seeds differ much, and each of which is a little better than the other with the same seed."""
-    for seed, quality in enumerate((0.2, 1.0, 3.0)):
-        fake_run(tmp_path, "up", seed, quality + 0.3)
+    for seed, quality in enumerate((-0.8, -0.4, 0.0, 0.4)):
+        fake_run(tmp_path, "up", seed, quality + 0.4)
         fake_run(tmp_path, "dn", seed, quality)
-    fake_run(tmp_path / "more", "dn", 3, 0.2)
+    fake_run(tmp_path / "more", "dn", 4, -0.8)
     paired = compare([tmp_path], resamples=200)
     other = compare([tmp_path, tmp_path / "more"], resamples=200)
     assert [row.group.name for row in paired.rows] == ["up", "dn"]
@@ -136,24 +150,52 @@ def test_what_a_seed_does_to_two_groups_alike_cancels(tmp_path):
     assert "not paired by seed" not in render(paired)
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_draws_of_seeds_vary_as_much_as_their_mean_does(count):
-    """Over many sets of seeds, the variance among the draws is that of the mean of so many seeds, 1 / S; drawing all S
-    would give (S - 1) / S of it: .25, .22 and .16 instead of .5, .33 and .2, far from what 4,000 sets leave open."""
-    rng = np.random.default_rng(count)
-    taken = seed_draws(range(count), 400, 0)
-    spread = [values[taken].mean(axis=0).var() for values in rng.standard_normal((4000, count))]
-    assert np.mean(spread) == pytest.approx(1 / count, rel=0.08)
+@pytest.mark.parametrize(
+    ("count", "other", "pairs"),
+    [(2, 2, True), (3, 3, True), (5, 5, True), (3, 3, False), (5, 5, False), (5, 3, False)],
+)
+def test_equal_groups_with_noise_of_seeds_alone_are_told_apart_in_five_of_a_hundred(count, other, pairs):
+    """By draws of two, three or five seeds it would be 50, 26 and 13 of a hundred. The groups of a pair share what
+    their seeds do to both, which cancels in the differences; of 1,000 pairs, 30 and 80 are 3 deviations away."""
+    rng, resamples, apart = np.random.default_rng(count), 300, 0
+    for number in range(1000):
+        shared = 3 * rng.standard_normal(count) if pairs else 0
+        values = [rng.standard_normal(n) + shared for n in (count, other)]
+        draws = [np.tile(v[:, None], resamples) for v in values]
+        seeds = (range(count), range(other) if pairs else range(9, 9 + other))
+        apart += difference(tuple(values), tuple(draws), seeds, number).apart
+    assert 30 <= apart <= 80
 
 
-def test_a_draw_takes_the_same_seeds_in_every_group_that_has_them():
-    values = np.arange(12.0).reshape(3, 4)
-    first, again, other = (over_seeds(values, seeds, 0) for seeds in ((0, 1, 2), (0, 1, 2), (0, 1, 3)))
-    assert np.array_equal(first, again)
-    many = np.tile(np.arange(3.0)[:, None], 300)
-    assert not np.array_equal(over_seeds(many, (0, 1, 2), 0), over_seeds(many, (0, 1, 3), 0))
-    assert len(other) == 4
-    assert np.array_equal(over_seeds(values[:1], (7,), 0), values[0])
+def test_noise_of_the_seeds_is_that_of_their_mean():
+    """Of 4, 6 and 8: deviation 2, over the root of 3, times the quantiles of t with 2 degrees of freedom, 4.303; what
+    the draws of videos add stays."""
+    values = np.array([0.4, 0.6, 0.8])
+    draws = np.tile(values[:, None] - 0.1, 200_000)
+    low, high = np.quantile(over_seeds(draws, values / 100, 0), (0.025, 0.975))
+    assert (high - low) / 2 == pytest.approx(0.002 / 3**0.5 * 4.303, rel=0.03)
+    assert (high + low) / 2 == pytest.approx(0.5, abs=1e-3)
+    wide = over_seeds(draws[:, :500], values, 0)
+    assert (wide.min(), wide.max()) == (0, 1)
+    assert np.array_equal(over_seeds(draws[:1, :5], values[:1], 0), draws[0, :5])
+
+
+def test_a_single_seed_is_told_apart_from_nothing(tmp_path):
+    """However far away: what another seed would give is unknown."""
+    for seed in (0, 1, 2):
+        fake_run(tmp_path, "up", seed, 9.0)
+        fake_run(tmp_path, "mid", seed, 2.0)
+    fake_run(tmp_path, "lone", 0, -9.0)
+    found = compare([tmp_path], resamples=100)
+    assert [row.group.name for row in found.rows] == ["up", "mid", "lone"]
+    assert [row.letters for row in found.rows] == ["a", "b", "ab"]
+    assert [found.differences[pair].apart for pair in ((0, 1), (0, 2), (1, 2))] == [True, False, False]
+    assert found.rows[2].within_noise
+    assert found.rows[2].behind.interval[0] > 0.5
+    said = "rows of one seed: the noise of seeds is unknown, intervals are over videos alone, and no row is told apart"
+    assert said in render(found)
+    alone = compare([tmp_path / "lone--s0", fake_run(tmp_path, "best", 0, 9.0)], resamples=100)
+    assert [row.letters for row in alone.rows] == ["a", "a"]
 
 
 @given(st.integers(1, 9), st.data())
@@ -206,6 +248,81 @@ def test_runs_of_one_recipe_with_other_values_are_groups_of_their_own(tmp_path):
     assert names == {"a head.topk=1": (0, 1), "a head.topk=2": (0, 1)}
 
 
+def test_runs_trained_on_other_videos_are_other_groups(tmp_path):
+    """By id and label, without those that had no features; the order and the test videos are nothing to training."""
+    train = [Video(f"t{i}", "", "train", i % 2) for i in range(4)]
+    test = Video("x", "", "test", 0)
+    kinds = [
+        (train, ""), (train[:3], ""), (train, "t3\n"), ([*train[::-1], test], ""),
+        ([*train[:3], Video("t3", "", "train", 0)], ""),
+    ]  # fmt: skip
+    for seed, (videos, gone) in enumerate(kinds):
+        root = fake_run(tmp_path, "a", seed, 1.0)
+        manifest.write(root / "manifest.csv", videos)
+        (root / "left_out.txt").write_text(gone)
+    groups = [row.group for row in compare([tmp_path], resamples=5).rows]
+    assert sorted(group.seeds for group in groups) == [(0, 3), (1, 2), (4,)]
+    assert sorted(group.name.split("=")[1].rsplit(" ", 1)[0] for group in groups) == [
+        "3 videos",
+        "4 videos",
+        "4 videos",
+    ]
+
+
+@pytest.mark.parametrize("state", ["new", "running", "interrupted", "failed"])
+def test_runs_that_are_not_done_are_left_out_and_named(tmp_path, state):
+    """Though they have an evaluation of the weights that they have now."""
+    for seed in (0, 1):
+        fake_run(tmp_path, "a", seed, 1.0)
+    half = fake_run(tmp_path, "a", 2, 9.0, selected="step 9 of 20, unfinished")
+    (half / "status.json").unlink() if state == "new" else RunDir(half).set_status(state)
+    for found in (compare([tmp_path], resamples=5), compare_rules([tmp_path], resamples=5)):
+        assert found.left_out == (f"{half.name} (unfinished)",)
+        assert f"unfinished or not evaluated like that: 1 runs ({half.name} (unfinished))" in render(found)
+        assert json.loads(render(found, "json"))["rows"][0]["name"] == "a"
+    assert compare([tmp_path], resamples=5).rows[0].group.seeds == (0, 1)
+    with pytest.raises(CompareError, match=r"none of 1 runs is done, e\.g\. .*--resume"):
+        compare([half])
+
+
+def test_numbers_of_weights_that_a_run_has_replaced_count_no_more(tmp_path):
+    kept, late, other = (fake_run(tmp_path, "a", seed, 1.0) for seed in (0, 1, 2))
+    for root, change in ((late, {"step": 20}), (other, {"selected_by": "best"})):
+        path = root / "checkpoints" / "last.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    found = compare([tmp_path], resamples=5)
+    assert (found.rows[0].group.seeds, found.left_out) == ((0,), (late.name, other.name))
+    assert kept.name not in found.left_out
+
+
+def test_what_selected_the_weights_is_said_without_its_numbers_and_is_one_thing(tmp_path):
+    said = "best video-level AUC (0.{0}, step {0} of 20) on 4 held-out training videos, weights averaged (EMA 0.9)"
+    said += "; trained on 8 of 12 videos: 40 % held out"
+    for seed in (3, 4):
+        fake_run(tmp_path, "a", seed, 1.0, selected=said.format(seed))
+    short = (
+        "best video-level AUC on 4 held-out training videos, weights averaged (EMA 0.9); trained on 8 of 12 videos: "
+        "40 % held out"
+    )
+    assert compare([tmp_path], resamples=5).rows[0].group.selected_by == short
+    assert f"weights: {short}" in render(compare([tmp_path], resamples=5))
+    fake_run(tmp_path, "a", 5, 1.0, selected="last step (20), fixed beforehand")
+    with pytest.raises(
+        CompareError, match=r"runs of 'a' have weights .* seed 5 by 'last step, fixed beforehand'; pass"
+    ):
+        compare([tmp_path])
+
+
+def test_auto_is_not_what_was_asked_for_by_name(tmp_path):
+    """`auto` of known lengths is `frames`: a number by snippet stands in for nothing; with unknown ones it is it."""
+    known, published = (fake_run(tmp_path, "a", seed, 1.0, protocol="snippets") for seed in (0, 1))
+    path = published / "eval" / "test-snippets.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lengths_from": ["decoded", "features"]}))
+    found = compare([tmp_path], resamples=5)
+    assert (found.rows[0].group.seeds, found.left_out) == ((1,), (known.name,))
+    assert compare([tmp_path], resamples=5, protocol="snippets").rows[0].group.seeds == (0, 1)
+
+
 def test_runs_on_other_features_are_another_group(tmp_path):
     fake_run(tmp_path, "a", 0, 1.0)
     fake_run(tmp_path, "a", 1, 1.0, features="g-2")
@@ -244,7 +361,7 @@ def test_partial_evaluations_and_those_without_scores_are_left_out_and_named(tmp
     fake_run(tmp_path, "a", 2, 1.0)
     found = compare([tmp_path], resamples=5)
     assert found.left_out == (part.name, torn.name)
-    assert f"LEFT OUT, not evaluated like that: 2 runs ({part.name}, {torn.name})" in render(found)
+    assert f"LEFT OUT, unfinished or not evaluated like that: 2 runs ({part.name}, {torn.name})" in render(found)
     assert json.loads(render(found, "json"))["left_out"] == [part.name, torn.name]
 
 
@@ -324,11 +441,42 @@ def test_rules_stand_side_by_side_with_their_differences(ruled):
     assert places == sorted(places)
 
 
+def test_rules_of_unequal_seeds_and_rows_without_the_last_weights(tmp_path):
+    """Each lacking evaluation is named; a number that test labels chose ranks behind those that they did not."""
+    for name, rule, quality, runs in (("top", "test", 9.0, 2), ("mid", "val", 3.0, 2), ("all", "last", 1.0, 3)):
+        also = [r for r in KINDS if r != rule] if name == "all" else []
+        for seed in range(runs):
+            root = fake_run(tmp_path, name, seed, quality, f"select.rule={rule}", f"select.also={also}")
+            if name == "all" and seed < 2:
+                evaluate(RunDir(root), quality + 0.1, rule="val")
+    found = compare_rules([tmp_path], resamples=20)
+    assert [tuple(row.groups) for row in found.rows] == [("last", "val"), ("val",), ("test",)]
+    names = [f"all-select.rule=last-select.also=['val', 'test']-s{seed}" for seed in range(3)]
+    ends = ["(not by test)", "(not by test)", "(not by val, test)"]
+    assert found.left_out == tuple(f"{name} {end}" for name, end in zip(names, ends, strict=True))
+    gain = found.rows[0].gains["val", "last"]
+    assert (gain.paired_by_seed, gain.apart) == (False, False)
+    text = render(found)
+    assert "RULES OF OTHER SEEDS in one row are not paired by seed" in text
+    assert [line.split("ranking")[1].split("  ")[1:] for line in cells_of(text)] == [["3, 2"], ["2"], ["2"]]
+
+
+def cells_of(text):
+    """Of the three rows: up to the column of seeds."""
+    end = text.index("AUC, last")
+    return [line[:end].rstrip() for line in text.splitlines()[1:4]]
+
+
+def test_the_command_line_offers_the_rules_that_recipes_know():
+    assert get_args(Rule) == RULES
+
+
 def test_precisions_do_not_mix(tmp_path):
     """An evaluation in bf16 beside one in fp32 is not taken for it, nor in its place."""
     both = fake_run(tmp_path, "a", 0, 1.0)
     evaluate(RunDir(both), 3.0, precision="bf16")
-    half = RunDir.create(tmp_path / "a--s1", load("motion_ranking", ["recipe=a"], seed=1), [], [])
+    half = RunDir.create(tmp_path / "a--s1", load("motion_ranking", ["recipe=a"], seed=1), TRAINED_ON, [])
+    half.set_status("done")
     evaluate(half, 3.0, precision="bf16")
     full, low = compare([tmp_path], resamples=5), compare([tmp_path], resamples=5, precision="bf16")
     assert (full.rows[0].group.seeds, low.rows[0].group.seeds) == ((0,), (0, 1))
@@ -374,12 +522,6 @@ def test_the_difference_of_every_pair_is_in_the_json_both_ways(folder):
         }
         assert (back["difference"], back["ci95"]) == (-one.value, [-one.interval[1], -one.interval[0]])
     assert all(len(row) == 2 for row in values.values())
-
-
-def test_rows_of_one_seed_say_what_their_intervals_leave_out(tmp_path, folder):
-    assert "of one seed" not in render(compare([folder], resamples=5))
-    one = fake_run(tmp_path / "single", "x", 0, 1.0)
-    assert "rows of one seed: intervals are over videos alone" in render(compare([one], resamples=5))
 
 
 def test_names_with_an_underscore_survive_latex():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mil.layers.causal import left_conv
 from mil.layers.conv import conv, past_conv, same_conv
 from mil.layers.dropout import Dropout
 
@@ -20,25 +21,51 @@ def test_a_sum_of_moved_products_is_torchs_convolution(taps, dilation, length, b
     """4 segments and a reach of 4: taps that never meet a segment."""
     torch.manual_seed(0)
     same = nn.Conv1d(4, 6, taps, padding=taps // 2 * dilation, dilation=dilation, bias=bias).double()
-    past = nn.Conv1d(4, 6, taps, bias=bias).double()
+    past = nn.Conv1d(4, 6, taps, dilation=dilation, bias=bias).double()
     x, weight = torch.randn(3, length, 4).double().requires_grad_(), torch.randn(3, length, 6).double()
     for layer, ours, padded in (
         (same, same_conv, x.transpose(1, 2)),
-        (past, past_conv, nn.functional.pad(x.transpose(1, 2), (taps - 1, 0))),
+        (past, past_conv, nn.functional.pad(x.transpose(1, 2), ((taps - 1) * dilation, 0))),
     ):
         found = with_gradients(layer, lambda v, f=ours, m=layer: f(m, v), x, weight)
         expected = with_gradients(layer, lambda _, m=layer, p=padded: m(p).transpose(1, 2), x, weight)
         for a, b in zip(found, expected, strict=True):
             assert (a - b).abs().max() < 1e-12
+    with torch.no_grad():
+        there = torch.ones(3, length, dtype=torch.bool)
+        assert (past_conv(past, x) - left_conv(past, x, there)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.Conv1d(4, 6, 3, padding=1, groups=2), nn.Conv1d(4, 6, 3, stride=2, padding=1), nn.Conv1d(4, 6, 4, padding=2)],
+    [
+        nn.Conv1d(4, 6, 3, padding=1, groups=2),
+        nn.Conv1d(4, 6, 3, stride=2, padding=1),
+        nn.Conv1d(4, 6, 4, padding=2),
+        nn.Conv1d(4, 6, 3, padding=1, padding_mode="reflect"),
+        nn.Conv1d(4, 6, 1, stride=2),
+    ],
 )
 def test_other_convolutions_are_left_to_torch(layer):
     x = torch.randn(2, 8, 4)
     assert torch.equal(same_conv(layer, x), layer(x.transpose(1, 2)).transpose(1, 2))
+
+
+def test_a_kernel_of_1_with_groups_or_padding_is_no_matrix_product():
+    x, mask = torch.randn(2, 8, 4), torch.ones(2, 8, dtype=torch.bool)
+    layer = nn.Conv1d(4, 6, 1, groups=2)
+    assert torch.equal(conv(layer, x, mask), layer(x.transpose(1, 2)).transpose(1, 2))
+    with pytest.raises(RuntimeError):  # 10 segments of 8
+        conv(nn.Conv1d(4, 6, 1, padding=1), x, mask)
+
+
+def test_convolutions_that_would_be_silently_another_are_refused():
+    x, mask = torch.randn(2, 8, 4), torch.ones(2, 8, dtype=torch.bool)
+    for wrong in ({"padding": 2}, {"stride": 2}, {"groups": 2}):
+        with pytest.raises(ValueError, match="wants a Conv1d with padding 0, stride 1 and groups 1, got Conv1d"):
+            past_conv(nn.Conv1d(4, 6, 3, **wrong), x)
+    with pytest.raises(ValueError, match="wants padding_mode='zeros', got 'circular'"):
+        conv(nn.Conv1d(4, 6, 3, padding=1, padding_mode="circular"), x, mask)
 
 
 @pytest.mark.parametrize("taps", [1, 3])

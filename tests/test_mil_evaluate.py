@@ -15,7 +15,7 @@ from data.grid import ClipGrid
 from data.registry import UnknownNameError
 from data.store import FeatureStore
 from data.types import Event, FrameScores, SpecMismatchError, VideoFeatures
-from mil import checkpoint, protocol
+from mil import checkpoint, evaluate, evaluations, protocol
 from mil.evaluate import evaluate_run, read_scores, scored, write_scores
 from mil.train import TrainError, fit
 from mil.train_cli import describe
@@ -200,6 +200,49 @@ def copy_store(world, root, **changes):
     return store
 
 
+def test_manifests_of_one_stem_have_numbers_of_their_own(world, run, tmp_path):
+    """Nor does one take the place of the run's own, or of another rule's or precision's, by its name."""
+    own = evaluate_run(run)
+    before = own.path.read_bytes()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    some = [v for v in world.videos if v.id != world.test[0].id]
+    whole = evaluate_run(run, manifest_path=other_manifest(tmp_path / "a" / "videos.csv", world.videos))
+    less = evaluate_run(run, manifest_path=other_manifest(tmp_path / "b" / "videos.csv", some))
+    assert [json.loads(found.path.read_text())["videos"] for found in (whole, less)] == [8, 7]
+    assert [len(read_scores(found.path.with_name(f"{found.path.stem}_scores.npz"))) for found in (whole, less)] == [
+        8,
+        7,
+    ]
+    assert evaluate_run(run, manifest_path=tmp_path / "b" / ".." / "b" / "videos.csv").path == less.path
+    low = evaluate_run(run, precision="bf16").path
+    kept = low.read_bytes()
+    for name in ("bf16", "by_last", "partial"):
+        evaluate_run(run, manifest_path=other_manifest(tmp_path / f"{name}.csv", some))
+    assert (own.path.read_bytes(), low.read_bytes()) == (before, kept)
+    assert evaluations.find(run.root, run.config).path == own.path
+    assert evaluations.find(run.root, run.config, precision="bf16").path == low
+
+
+def test_a_kill_never_leaves_numbers_beside_the_scores_of_another_evaluation(run, monkeypatch):
+    """Cut before, between and after the two files, while there are older ones."""
+    path = evaluate_run(run, resamples=3).path
+    scores = path.with_name(f"{path.stem}_scores.npz")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for name in ("write_scores", "write_text"):
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate_run(run)
+        assert (path.exists(), scores.exists()) == (False, True), name
+        assert evaluations.find(run.root, run.config) is None
+        evaluate_run(run, resamples=3)
+    assert "ci95" in evaluations.find(run.root, run.config).numbers
+
+
 def test_a_store_that_moved_is_found_by_option(world, run, tmp_path):
     moved = copy_store(world, tmp_path / "moved")
     assert evaluate_run(run, feature_roots=[moved.root]).numbers["auc"] == evaluate_run(run).numbers["auc"]
@@ -233,6 +276,18 @@ def test_random_weights_are_never_hidden(tmp_path):
     assert numbers["random_weights"] is True
     assert "random" in numbers["features"][0]
     assert "WARNING: these features come from a net with random weights" in describe(numbers)
+
+
+def test_features_are_named_by_what_was_scored_where_the_checkpoint_does_not_say(world, run, tmp_path):
+    """As of an imported one, whose features nobody recorded."""
+    random = copy_store(world, tmp_path / "random", weights="random:0")
+    kept = checkpoint.load(run.checkpoint)
+    bare = world.run(tmp_path.name, run.config)
+    weights, dims = kept.model.state_dict(), kept.model.dims
+    checkpoint.save(bare.checkpoint, weights, kept.config, dims, [], selected_by="its authors", step=0)
+    numbers = evaluate_run(bare, feature_roots=[random.root]).numbers
+    assert (numbers["features"], numbers["random_weights"]) == ([random.spec.id], True)
+    assert evaluate_run(bare).numbers["features"] == [world.stores[0].spec.id]
 
 
 def test_the_train_split_without_ground_truth_is_refused(world, run, tmp_path):
@@ -341,7 +396,7 @@ def test_one_crop_by_name_scores_what_that_crop_alone_scores(world, run):
     """The mean over the crops of their scores is what is printed without `crop`."""
     names = world.stores[0].spec.crops
     mean, alone = evaluate_run(run), [evaluate_run(run, crop=name) for name in names]
-    assert [r.path.name for r in alone] == [f"test-frames-{name}.json" for name in names]
+    assert [r.path.name for r in alone] == [f"test-frames-crop_{name}.json" for name in names]
     assert [r.numbers["crops"] for r in (mean, *alone)] == ["mean of 2", *names]
     model = checkpoint.load(run.checkpoint).model
     scaler, head = model.scalers["rgb"], model.head
@@ -359,7 +414,7 @@ def test_one_crop_by_name_scores_what_that_crop_alone_scores(world, run):
 def test_a_crop_that_is_not_there_is_refused_with_a_suggestion(run):
     with pytest.raises(ValueError, match=r"no crop 'crop_1' in these features. Did you mean 'crop1'"):
         evaluate_run(run, crop="crop_1")
-    assert not (run.root / "eval" / "test-frames-crop_1.json").exists()
+    assert not list((run.root / "eval").glob("*crop_crop_1*"))
 
 
 def test_one_crop_beside_sound_that_has_no_crops(tmp_path):
@@ -408,7 +463,7 @@ def test_features_of_unknown_length_are_counted_by_snippet(world, run, tmp_path)
     result = evaluate_run(run, feature_roots=[store.root], manifest_path=videos)
     clips = {v.id: len(world.stores[0].read(v.id).grid) for v in world.test}
     assert (result.numbers["protocol"], result.numbers["lengths_from"]) == ("snippets", ["features"])
-    assert result.path.name == "test-snippets-bare.json"  # other videos never replace the run's own numbers
+    assert result.path.name.startswith("test-snippets-manifest_bare_")
     assert result.numbers["frames"] == 16 * sum(clips.values()) > sum(v.num_frames for v in world.test)
     for found, video in zip(result.videos, world.test, strict=True):
         assert len(found.labels) == 16 * clips[video.id]

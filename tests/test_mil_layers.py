@@ -12,7 +12,8 @@ from torch import nn
 from mil.layers.conv import conv
 from mil.layers.crops import crop_mean, fold, spread, unfold
 from mil.layers.kept import Staged
-from mil.layers.norm import batch_norm, batch_norm_by_sums
+from mil.layers.mgfn_blocks import ChannelNorm
+from mil.layers.norm import batch_norm, batch_norm_by_sums, group_norm
 
 
 def slow_conv(layer, x, lengths):
@@ -136,6 +137,19 @@ def test_both_batch_norms_agree_in_float32_and_sums_are_not_taken_in_bfloat16():
     found, expected = batch_norm_by_sums(short, rounded, mask), batch_norm(nn.BatchNorm1d(5), rounded.float(), mask)
     assert found.dtype == torch.bfloat16
     assert (found - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+def test_statistics_are_not_taken_in_bfloat16():
+    """Far from 0, where bfloat16's steps are as large as what is measured."""
+    torch.manual_seed(0)
+    mask = torch.arange(40) < torch.tensor([40, 25])[:, None]
+    x = ((torch.randn(2, 40, 16) + 20) * mask[..., None]).bfloat16()
+    groups, channels = nn.GroupNorm(4, 16), ChannelNorm(16)
+    for norm in (lambda x: group_norm(groups, x, mask), channels):
+        found, expected = norm(x), norm(x.double())
+        assert (found.dtype, expected.dtype) == (torch.bfloat16, torch.float64)
+        assert ((found - expected).abs() <= 2**-8 * expected.abs() + 1e-4).all()  # of the result's own rounding
+        assert expected[mask].std() > 0.5
 
 
 def test_a_stage_stays_on_the_host_and_in_the_state_dict():

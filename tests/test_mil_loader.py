@@ -1,6 +1,9 @@
 """Batches: taken from packs or stores they are what the videos hold, and looking ahead changes nothing."""
 
+import gc
 import json
+import os
+import resource
 import threading
 import time
 from dataclasses import replace
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from data import mapped as mapping
 from data.store import StoreError
 from data.types import VideoFeatures
 from mil import bags as bagging
@@ -178,6 +182,33 @@ def test_a_damaged_file_is_named_by_the_step_that_needs_it(tmp_path):
     bags.bag([0, 2])
     with pytest.raises(StoreError, match="crc32 differs"):
         bags.bag([0, 1])
+
+
+def test_more_videos_than_open_files_are_allowed(tmp_path, monkeypatch, caplog):
+    """Fewer files are kept open, or the limit rises where that is allowed; the bags are the same."""
+    world = make_world(tmp_path, train=12, test=1, modalities=("rgb", "audio"))
+    gc.collect()  # maps of the tests before
+    before, lower = resource.getrlimit(resource.RLIMIT_NOFILE), resource.setrlimit
+    monkeypatch.setattr(mapping, "_SPARE", 8)
+
+    def refuse(kind, limits):
+        raise ValueError("not allowed to raise maximum limit")
+
+    for rises in (False, True):
+        monkeypatch.setattr(resource, "setrlimit", lower if rises else refuse)
+        caplog.clear()
+        try:
+            lower(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 30, before[1]))
+            bags = BagDataset(world.train, world.stores, "full", 4)
+            for i in (*range(24), 3, 23):
+                same(bags.bag([i]), [read_features(world.stores, world.train[i].id)[0]])
+        finally:
+            lower(resource.RLIMIT_NOFILE, before)
+        kept = bags._stored.cache_info()
+        assert (kept.currsize == 24, "of 24 videos' files stay open" in caplog.text) == (rises, not rises)
+        assert kept.currsize >= 8
+        del bags
+        gc.collect()
 
 
 # -- looking ahead -----------------------------------------------------------------------------------------------------

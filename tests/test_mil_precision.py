@@ -109,6 +109,18 @@ def test_where_bf16_is_emulated_it_says_so(fast, caplog, monkeypatch):
     assert ("no bf16 instructions" in caplog.text) != fast
 
 
+def test_a_torch_without_the_library_that_knows_has_no_fast_bf16(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not precision.bf16_is_fast.__wrapped__("cpu")
+
+
+def test_norms_of_our_own_keep_their_weights():
+    head = make("mgfn")
+    kept = {n for n, _ in head.named_parameters() if n.endswith((".g", ".b"))}
+    assert kept
+    assert not kept & Forward(head, "bf16")._cast
+
+
 def test_what_cannot_be_compiled_is_refused_in_words():
     with pytest.raises(CompileError, match=r"graphs needs a CUDA device, this is cpu; use --compile kernels"):
         Forward(make("ranking"), "fp32", "graphs")
@@ -138,8 +150,9 @@ def test_a_compiled_head_draws_the_same_dropout_and_gives_the_same_gradients():
         Forward(make("ranking"), "fp32", "kernels", backend=broken)(bag)
 
 
-def test_scores_in_bf16_are_not_of_8_bits():
+@each_head
+def test_scores_in_bf16_are_not_of_8_bits(name, variant):
     """The last layer computes in fp32: else scores would have ties, and logarithms of 1 - score steps."""
-    head, bag = make("ranking").eval(), bag_for("ranking", crops=1)
+    head, bag = make(name, variant).eval(), bag_for(name, crops=1)
     scores = Forward(head, "bf16")(bag).scores[bag.mask]
     assert (scores.to(torch.bfloat16).float() != scores).float().mean() > 0.9

@@ -232,7 +232,8 @@ def test_from_the_authors_file_to_numbers_and_back(world, wsvad, tmp_path, caplo
     assert "does not say which features it was trained on; they are taken as they are" in caplog.text
     numbers = json.loads(result.stdout)
     labels, scores = [], []
-    found = {v.video_id: v for v in read_scores(run / "eval" / "test-frames-videos_scores.npz")}
+    (path,) = (run / "eval").glob("test-frames-manifest_videos_*_scores.npz")
+    found = {v.video_id: v for v in read_scores(path)}
     for video in world.test:
         own = port_scores(state, world.stores[0].read(video.id).x)
         frames = np.repeat(own, 16)[: video.num_frames]
@@ -244,7 +245,7 @@ def test_from_the_authors_file_to_numbers_and_back(world, wsvad, tmp_path, caplo
         scores.append(frames)
     expected = roc_auc_score(np.concatenate(labels), np.concatenate(scores))
     assert numbers["auc"] == pytest.approx(expected, abs=1e-9)
-    assert (numbers["features"], numbers["random_weights"]) == ([], False)
+    assert (numbers["features"], numbers["random_weights"]) == ([world.stores[0].spec.id], False)
     assert (numbers["head"], numbers["recipe"], numbers["step"]) == ("deepmil", "deepmil", 0)
     assert numbers["selected_by"] == "the authors of port.pkl"
     out = tmp_path / "back" / "port.pkl"
@@ -536,7 +537,7 @@ def test_the_recipe_that_agrees_with_most_of_the_shapes_is_taken(more_heads, tmp
     monkeypatch.setattr(configs, "recipe_names", lambda: sorted(texts))
     monkeypatch.setattr(configs, "head_of", lambda name: "pair")
     monkeypatch.setattr(
-        configs, "_read", lambda name, above=(): (configs._parse(texts[name] + "\nevaluate: {smooth: 3}", name), name)
+        configs, "read", lambda name, above=(): (configs.parse(texts[name] + "\nevaluate: {smooth: 3}", name), name)
     )
     for number, (dim, hidden, recipe) in enumerate(
         [(DIM, (6, 4), "pair_b"), (DIM, (16, 4), "pair_c"), (5, (16, 4), "pair_a"), (5, (7, 7), "pair_a")]

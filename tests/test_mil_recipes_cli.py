@@ -20,7 +20,7 @@ def shipped(name: str) -> str:
 
 
 def values_of(recipe: str) -> dict:
-    values, _ = configs._read(recipe)
+    values, _ = configs.read(recipe)
     values.pop("recipe", None)
     return values
 
@@ -72,12 +72,24 @@ def test_a_value_has_the_comment_of_the_file_that_sets_it(tmp_path, monkeypatch)
         "head:\n name: ranking\n prompts: of two\n  lines   # its own\nabout: 'a # b'\n",
         "head: {\n  name: ranking,  # a name\n  topk: 2,\n}\nabout: größer ''  # größer\n",
         '"head": {"name": "ranking", "topk": 2}',
+        "about: &g x\nhead: {name: ranking, prompts: *g}  # an alias of what stands outside\n",
     ],
 )
 def test_a_copy_is_right_however_a_file_is_written(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "copy.yaml").write_text(flat(str(tmp_path / "mine.yaml")))
     assert values_of(str(tmp_path / "copy.yaml")) == values_of(str(tmp_path / "mine.yaml"))
+
+
+def test_comments_that_cannot_be_copied_are_not_dropped_in_silence(tmp_path, caplog):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("# top\nabout: &a 'x'  # said\nhead:\n  name: ranking  # which\n  prompts: *a  # the same\n")
+    assert flat(str(mine)).split("\n", 1)[1] == "# top\nabout: x\nhead:\n  name: ranking\n  prompts: x\n"
+    assert f"the way {mine} is written does not let the comments" in caplog.text
+    caplog.clear()
+    mine.write_text("head:\n  name: ranking\n  1: 2  # which\n")
+    assert "1: 2  # which" in flat(str(mine))
+    assert not caplog.text
 
 
 def test_cp_writes_a_file_that_trains_and_never_overwrites(tmp_path):

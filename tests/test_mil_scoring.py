@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.store import FeatureStore, StoreError
+from mil import scored as scored_module
 from mil import scoring
 from mil.bags import collate
 from mil.config import validate
 from mil.heads import Head, HeadOutput, heads
 from mil.model import Model
-from mil.scoring import batched, ignores_padding, score_clips, score_items, score_videos
+from mil.scored import scored
+from mil.scoring import batched, ignores_padding, score_videos
+from tests.mil_helpers import make_world, small_config
 from tests.test_head_contract import CASES, _id, dims_of, options_of
 
 CPU = torch.device("cpu")
@@ -42,6 +47,14 @@ def alone(model, item):
     return model.eval()(collate([item], np.zeros(1, np.int64))).scores[0].double().numpy()
 
 
+def score_items(model, items, precision="fp32"):
+    """Scores of videos in memory, in their order."""
+    lengths = {i: next(iter(x.values())).shape[1] for i, x in enumerate(items)}
+    crops = max((len(x) for item in items for x in item.values()), default=1)
+    found = dict(score_videos(model, lengths, items.__getitem__, crops=crops, device=CPU, precision=precision))
+    return [found[i] for i in range(len(items))]
+
+
 def lengths_of(items):
     return {f"v{i}": next(iter(x.values())).shape[1] for i, x in enumerate(items)}
 
@@ -61,7 +74,7 @@ def test_in_batches_every_head_scores_a_video_as_alone(name, variant, crops, mon
     expected = [alone(model, item) for item in items]
     masks, real = [], model.head.forward
     monkeypatch.setattr(model.head, "forward", lambda bag: masks.append(bag.mask) or real(bag))
-    for item, found, wanted in zip(items, score_items(model, items, CPU), expected, strict=True):
+    for item, found, wanted in zip(items, score_items(model, items), expected, strict=True):
         assert found.shape == (item["rgb"].shape[1],)
         assert found.dtype == np.float64
         assert np.abs(found - wanted).max() < 1e-9
@@ -213,7 +226,7 @@ def test_a_video_of_other_clips_than_were_said_is_refused():
 
 
 def test_nothing_to_score_is_no_error():
-    assert score_items(model_of("ranking"), [], CPU) == []
+    assert score_items(model_of("ranking"), []) == []
 
 
 @pytest.mark.parametrize("name", ["ranking", "deepmil", "rtfm"])
@@ -226,14 +239,14 @@ def test_in_groups_of_crops_a_video_scores_as_all_at_once(name, monkeypatch):
     for limit, groups in ((100, [5]), (99, [4, 1]), (59, [2, 2, 1]), (1, [1] * 5)):
         monkeypatch.setattr(scoring, "_AT_ONCE", limit)
         seen.clear()
-        found[limit] = score_clips(model, item, CPU)
+        (found[limit],) = score_items(model, [item])
         assert seen == groups
         assert (found[limit].shape, found[limit].dtype) == ((20,), np.float64)
         assert np.abs(found[limit] - found[100]).max() < 1e-6
     assert found[100].std() > 1e-3
     assert not model.training
     # by hand: each crop with the same sound, then the mean
-    each = [score_clips(model, {"rgb": item["rgb"][k : k + 1], "audio": item["audio"]}, CPU) for k in range(5)]
+    each = [score_items(model, [{"rgb": item["rgb"][k : k + 1], "audio": item["audio"]}])[0] for k in range(5)]
     assert np.abs(found[1] - np.mean(each, axis=0)).max() < 1e-12
 
 
@@ -245,7 +258,7 @@ def test_features_are_taken_as_they_lie_in_a_pack():
         item["rgb"].flags.writeable = False
     full = [{"rgb": x["rgb"].astype(np.float32)} for x in items]
     kept = [x["rgb"].copy() for x in full]
-    for a, b in zip(score_items(model, items, CPU), score_items(model, full, CPU), strict=True):
+    for a, b in zip(score_items(model, items), score_items(model, full), strict=True):
         assert np.array_equal(a, b)
     assert all(np.array_equal(x["rgb"], y) for x, y in zip(full, kept, strict=True))
 
@@ -254,8 +267,30 @@ def test_features_are_taken_as_they_lie_in_a_pack():
 def test_bf16_scores_are_near_and_fp32_ones_the_plain_call(name):
     model = model_of(name, dims={"rgb": 6})
     items = items_of(model.dims, [30, 12, 11], crops=2)
-    plain, low = score_items(model, items, CPU), score_items(model, items, CPU, "bf16")
+    plain, low = score_items(model, items), score_items(model, items, "bf16")
     for item, a, b in zip(items, plain, low, strict=True):
         assert 0 < np.abs(a - b).max() < 2e-2
-        assert np.array_equal(score_clips(model, item, CPU), alone(model, item))
+        assert np.array_equal(*score_items(model, [item]), alone(model, item))
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_stores_that_do_not_fit_are_refused_before_anything_is_scored(tmp_path, monkeypatch):
+    world = make_world(tmp_path, train=1, test=2, modalities=("rgb", "audio"))
+    config = small_config()
+    model, sound, video = Model(config, {"rgb": 8, "audio": 3}), world.stores[1], world.test[-1].id
+    found = sound.read(video)
+    shorter = replace(found.grid, num_frames=found.grid.num_frames - 32)
+    spec = replace(sound.spec, stride=8)
+    other = FeatureStore(tmp_path / "other", spec)
+    for v in world.test:
+        grid = spec.grid(v.num_frames)
+        other.write(replace(sound.read(v.id), x=np.zeros((1, len(grid), 3), np.float32), grid=grid))
+    monkeypatch.setattr(scored_module, "score_videos", lambda *a, **k: pytest.fail("it began"))
+    with pytest.raises(ValueError, match=r"the stores do not show the same clips .*, stride 8\)"):
+        scored(model, config.evaluate, world.test, [world.stores[0], other])
+    sound.write(replace(found, x=found.x[:, :-2], grid=shorter))
+    with pytest.raises(ValueError, match=f"{video}: the stores do not show the same clips .*{len(shorter)} clips"):
+        scored(model, config.evaluate, world.test, world.stores)
+    sound.path(video).unlink()
+    with pytest.raises(StoreError, match=f"no features of '{video}'"):
+        scored(model, config.evaluate, world.test, world.stores)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from data import manifest
-from mil import checkpoint
+from mil import checkpoint, evaluations
 from mil import train as training
 from mil.evaluate import evaluate_run
 from mil.heads import Head, HeadOutput, heads
@@ -324,7 +324,8 @@ def test_test_videos_without_features_are_named_and_stay_left_out(world, tmp_pat
 
 
 def test_what_was_evaluated_before_a_run_was_done_does_not_outlive_it(world, tmp_path, monkeypatch):
-    """Else a sweep would take the numbers of half a training for those of the whole."""
+    """Else a sweep would take the numbers of half a training for those of the whole. An evaluation that began before
+    may end after the training does."""
     update = Loop.update
 
     def cut(self, step):
@@ -335,11 +336,16 @@ def test_what_was_evaluated_before_a_run_was_done_does_not_outlive_it(world, tmp
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "update", cut)
         with pytest.raises(KeyboardInterrupt):
-            start(world, tmp_path / "run")
+            start(world, tmp_path / "run", "select.also=[val]", "select.fraction=0.4", "select.every=1")
     run = RunDir(tmp_path / "run")
-    early = evaluate_run(run)
-    assert (early.numbers["step"], early.numbers["selected_by"]) == (2, "step 2 of 6, unfinished")
-    (run.root / "eval" / "picture.png").write_bytes(b"kept")
+    rules = ("last", "val")
+    early = [evaluate_run(run, rule=rule) for rule in rules]
+    assert (early[0].numbers["step"], early[0].numbers["selected_by"].split(";")[0]) == (2, "step 2 of 6, unfinished")
+    assert [evaluations.find(run.root, run.config, rule=rule).path for rule in rules] == [e.path for e in early]
+    late = {path: path.read_bytes() for path in (run.root / "eval").iterdir()}
     resume_run("motion_ranking", run.root)
-    assert [path.name for path in (run.root / "eval").iterdir()] == ["picture.png"]
-    assert evaluate_run(run).numbers["selected_by"] == "last step (6), fixed beforehand"
+    for path, content in late.items():
+        path.write_bytes(content)
+    assert [evaluations.find(run.root, run.config, rule=rule) for rule in rules] == [None, None]
+    assert evaluate_run(run).numbers["selected_by"].startswith("last step (6), fixed beforehand")
+    assert evaluations.find(run.root, run.config).numbers["step"] == 6

@@ -5,18 +5,19 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+import torch
 
 from data import manifest
 from data.registry import load_plugin
-from mil import evaluations, sweep_local
+from mil import evaluations, loop, sweep, sweep_local, sweep_run
 from mil.config import ConfigError
 from mil.evaluate import evaluate_run
 from mil.heads import heads
@@ -24,7 +25,7 @@ from mil.rundir import RunDir
 from mil.sweep import finished, plan, run_sweep
 from mil.sweep_run import work
 from tests.helpers import ROOT
-from tests.kill_sweeps import forked, kill_sweeps
+from tests.kill_sweeps import Forks, forked, kill_sweeps
 from tests.mil_helpers import call_wsvad, make_world
 
 QUICK = (
@@ -35,6 +36,8 @@ QUICK = (
     "data.modalities=[]",
     "train.save_every=2",
 )
+
+in_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,8 @@ def test_what_cannot_run_is_refused_before_anything_runs(world, tmp_path):
         planned(world, tmp_path, grid=["head.topk"])
     with pytest.raises(ConfigError, match="two runs of this sweep would be called 'motion_ranking-s0'"):
         planned(world, tmp_path, "motion_ranking", "motion_ranking")
+    with pytest.raises(ConfigError, match=r"'motion_ranking-head.topk=1-s0'.*; rename .*, or change a grid value"):
+        planned(world, tmp_path, grid=["head.topk=1,1"])
     with pytest.raises(ValueError, match="nothing"):
         plan(["motion_ranking"], tmp_path, world.manifest, [tmp_path / "nothing"], seeds=[0])
     with pytest.raises(ValueError, match="macil_sd takes audio features, but these are rgb"):
@@ -87,11 +92,20 @@ def test_what_cannot_run_is_refused_before_anything_runs(world, tmp_path):
 
 
 def test_runs_are_done_once_and_a_failed_one_stops_nothing(world, tmp_path):
-    """The failing run asks for more than memory holds; the others are trained, evaluated, and left alone next time."""
+    """The failing run asks for more than memory holds; the others are trained, evaluated, and left alone next time. The
+    server of their processes gets a queue's SIGTERM while they run, and stays."""
     good = planned(world, tmp_path)
     bad = planned(world, tmp_path, seeds=(7,), overrides=(*QUICK, "head.hidden=[100000000000, 100000]"))
-    said = []
-    first = run_sweep([*bad, *good], workers=2, say=said.append)
+    said, servers = [], []
+
+    def say(line):
+        said.append(line)
+        servers.append(forkserver._forkserver._forkserver_pid)
+        os.kill(servers[-1], signal.SIGTERM)
+
+    first = run_sweep([*bad, *good], workers=2, say=say)
+    assert len(servers) == 3
+    assert len(set(servers)) == 1
     assert [e.numbers is None for e in first] == [True, False, False]
     assert first[0].reason
     assert "motion_ranking-s7 FAILED" in "\n".join(said)
@@ -106,10 +120,11 @@ def test_runs_are_done_once_and_a_failed_one_stops_nothing(world, tmp_path):
     assert {p: p.stat().st_mtime_ns for e in first[1:] for p in e.run.out.rglob("*")} == before
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
+@in_proc
 def test_a_sweep_that_was_killed_goes_on_to_the_same_bytes(tmp_path):
     found = kill_sweeps(tmp_path, 1, kills=2)
     assert found["kills"] == 2
+    assert found["half_done_at_kills"] > 0
     assert found["files_compared"] > 40
 
 
@@ -222,8 +237,22 @@ def test_a_test_selected_number_is_called_optimistic_while_it_runs(done, tmp_pat
     assert shown.endswith(" OPTIMISTIC")
 
 
-def test_two_processes_never_do_one_run(done, tmp_path):
-    """One that has the run is waited for; what it did is then found, and not done again."""
+def test_what_one_look_at_a_run_stumbles_over_stops_no_other(done, tmp_path):
+    """Whatever it is: a name that nobody registers, a file that is no JSON."""
+    unknown, torn = copied(done, tmp_path / "a"), copied(done, tmp_path / "b")
+    text = (unknown.out / "config.yaml").read_text()
+    (unknown.out / "config.yaml").write_text(text.replace("name: ranking", "name: nobodys"))
+    (torn.out / "status.json").write_text("{")
+    ended = run_sweep([replace(unknown, name="unknown"), replace(torn, name="torn"), done], say=lambda _: None)
+    assert [e.fresh for e in ended] == [False] * 3
+    assert "no head called 'nobodys'" in ended[0].reason
+    assert "Expecting property name" in ended[1].reason
+    assert ended[2].numbers
+    assert "Expecting property name" in sweep._result(torn, "").reason
+
+
+def test_two_processes_of_sweeps_never_do_one_run(done, tmp_path, monkeypatch):
+    """One that has the run is waited for: nothing is done before it lets go."""
     run = copied(done, tmp_path)
     shutil.rmtree(run.out / "eval")
     pid = os.fork()
@@ -232,14 +261,28 @@ def test_two_processes_never_do_one_run(done, tmp_path):
 
         with _locked(run.log):
             (tmp_path / "has it").touch()
-            time.sleep(0.6)
-            (tmp_path / "lets go").touch()
+            while not (tmp_path / "go").exists():
+                time.sleep(0.01)
+            assert not (run.out / "eval").exists()
         os._exit(0)
     while not (tmp_path / "has it").exists():
-        time.sleep(0.02)
-    assert work(run, "cpu") == ""
-    assert (run.out / "eval" / "test-frames.json").stat().st_mtime_ns > (tmp_path / "lets go").stat().st_mtime_ns
+        time.sleep(0.01)
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        assert not (run.out / "eval").exists()
+        (tmp_path / "go").touch()
+        pause(0.01)
+
+    pause = time.sleep
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_run.time, "sleep", sleep)
+        assert work(run, "cpu") == ""
+    (tmp_path / "go").touch()
     os.waitpid(pid, 0)
+    assert pauses
+    assert finished(run.out)
 
 
 def test_a_process_that_dies_leaves_a_reason(world, tmp_path, monkeypatch):
@@ -252,7 +295,7 @@ def _die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
+# -- Ctrl-C and SIGTERM ------------------------------------------------------------------------------------------------
 
 
 def group_of(leader):
@@ -264,10 +307,17 @@ def group_of(leader):
     return found
 
 
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def interrupted(pid, said):
-    """Exit status and words of a sweep that gets Ctrl-C, and has left nobody behind."""
-    until, status = time.monotonic() + 90, None
-    while time.monotonic() < until and (status is None or group_of(pid)):
+    """Asserts that a sweep that was interrupted says one thing, and leaves nobody behind."""
+    end, status = time.monotonic() + 60, None
+    while time.monotonic() < end and (status is None or group_of(pid)):
         if status is None:
             gone, found = os.waitpid(pid, os.WNOHANG)
             status = found if gone else None
@@ -276,41 +326,124 @@ def interrupted(pid, said):
     if left:
         os.killpg(pid, signal.SIGKILL)
     assert left == []
-    return os.waitstatus_to_exitcode(status), said.read_text()
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
-@pytest.mark.parametrize("how", ["server", "fork"])
-def test_ctrl_c_says_one_thing_and_saves_the_runs(world, tmp_path, how, monkeypatch):
-    """While the server of the processes starts, Ctrl-C of a terminal reaches all of them. While a run trains, one that
-    the sweep alone gets reaches the run."""
-    monkeypatch.setattr(sweep_local, "_PATIENCE_S", 1e6)  # or SIGTERM would do in the end
-    sets = [part for q in (*QUICK[1:5], "train.steps=1000000", "train.save_every=1000000") for part in ("--set", q)]
-    stores = ["--manifest", str(world.manifest), "--features", str(world.stores[0].root)]
-    out, said = tmp_path / "runs", tmp_path / "said.txt"
-    pid = forked(
-        ["sweep", "motion_ranking", *stores, "--out", str(out), "--seeds", "1", *sets, "--workers", "1"], said, how
-    )
-    run = out / "motion_ranking-s0"
-    if how == "server":
-        while len(group_of(pid)) < 2:
-            time.sleep(0.01)
-        time.sleep(0.3)  # its Python is up and imports torch
-        os.killpg(pid, signal.SIGINT)
-    else:
-        while not (run / "metrics.jsonl").exists():
-            time.sleep(0.02)
-        os.kill(pid, signal.SIGINT)
-    code, text = interrupted(pid, said)
-    assert code == 130
+    text = said.read_text()
+    assert os.waitstatus_to_exitcode(status) == 130, text
     assert text.count("interrupted; what was finished is kept: repeat the command") == 1
-    assert "Traceback" not in text
-    assert "KeyboardInterrupt" not in text
-    assert "FAILED" not in text
-    if how == "fork":
-        assert RunDir(run).status["state"] == "interrupted"
-        assert RunDir(run).status["step"] > 0
-        assert (run / "resume.pt").is_file()
+    for word in ("Traceback", "KeyboardInterrupt", "FAILED"):
+        assert word not in text
+
+
+def swept(world, out, said, overrides, how, recipe="motion_ranking"):
+    """A sweep of two seeds, as a process group of its own."""
+    stores = ["--manifest", str(world.manifest), "--features", str(world.stores[0].root), "--out", str(out)]
+    sets = [part for q in overrides for part in ("--set", q)]
+    return forked(["sweep", recipe, *stores, "--seeds", "2", *sets, "--workers", "2"], said, how)
+
+
+@in_proc
+def test_ctrl_c_while_the_server_of_the_processes_starts_says_one_thing(world, tmp_path):
+    """It reaches all of a terminal."""
+    pid = swept(world, tmp_path / "runs", tmp_path / "said.txt", QUICK, "server")
+    until(lambda: len(group_of(pid)) >= 2)
+    time.sleep(0.3)  # its Python is up and imports torch
+    os.killpg(pid, signal.SIGINT)
+    interrupted(pid, tmp_path / "said.txt")
+
+
+SLOW = (*QUICK[1:5], "train.steps=60", "train.save_every=1000", "train.log_every=1")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert [work(run, "cpu") for run in planned(world, out, overrides=SLOW)] == ["", ""]
+    return everything(out)
+
+
+@in_proc
+@pytest.mark.parametrize("kind", ["Ctrl-C to the sweep", "SIGTERM to all", "SIGTERM to the sweep", "both to all"])
+def test_a_sweep_that_is_interrupted_saves_its_runs_and_goes_on_to_the_same_bytes(
+    world, undisturbed, tmp_path, monkeypatch, kind
+):
+    """A queue's SIGTERM reaches every process of a job (Slurm). The runs are in the middle of their training then."""
+    monkeypatch.setattr(sweep_local, "_PATIENCE_S", 1e6)  # or they would be stopped in the end
+    out, said = tmp_path / "runs", tmp_path / "said.txt"
+    with monkeypatch.context() as patch:  # what is forked has it, too
+        patch.setattr(loop.Loop, "update", slow(loop.Loop.update, tmp_path / "sent"))
+        pid = swept(world, out, said, SLOW, "fork")
+    until(lambda: len(list(out.glob("*/metrics.jsonl"))) == 2)
+    send = os.killpg if kind.endswith("all") else os.kill
+    if not kind.startswith("Ctrl-C"):
+        send(pid, signal.SIGTERM)
+    if not kind.startswith("SIGTERM"):
+        send(pid, signal.SIGINT)
+    (tmp_path / "sent").touch()
+    interrupted(pid, said)
+    runs = planned(world, out, overrides=SLOW)
+    for run in runs:
+        status = RunDir(run.out).status
+        assert status["state"] == "interrupted"
+        assert 1 < status["step"] < 60
+        assert torch.load(run.out / "resume.pt", weights_only=True)["step"] == status["step"]
+        assert work(run, "cpu") == ""
+    assert everything(out) == undisturbed
+
+
+def slow(update, sent):
+    """Steps that take long enough to be met: the tenth waits for the file `sent`."""
+
+    def wait(self, step):
+        while step == 10 and not sent.exists():
+            time.sleep(0.01)
+        time.sleep(0.02)
+        return update(self, step)
+
+    return wait
+
+
+@in_proc
+def test_a_process_that_gets_sigterm_alone_saves_its_run(world, tmp_path, monkeypatch):
+    (run, _) = planned(world, tmp_path, overrides=SLOW)
+    patched = slow(loop.Loop.update, tmp_path)
+
+    def update(self, step):
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return patched(self, step)
+
+    monkeypatch.setattr(sweep_local, "_context", Forks)
+    monkeypatch.setattr(loop.Loop, "update", update)
+    (ended,) = run_sweep([run], workers=1, say=lambda _: None)
+    assert ended.reason == f"its process ended with code 130; see {run.log}"
+    assert RunDir(run.out).status["state"] == "interrupted"
+    assert (run.out / "resume.pt").is_file()
+
+
+@in_proc
+def test_ctrl_c_after_a_signal_does_not_wait_for_runs_that_take_long(world, tmp_path, monkeypatch):
+    """A second SIGTERM does: `timeout` sends two at once. The runs hear nothing."""
+    monkeypatch.setattr(sweep_local, "_PATIENCE_S", 1e6)
+    monkeypatch.setattr(sweep_local, "_process", deaf)
+    said = tmp_path / "said.txt"
+    pid = swept(world, tmp_path / "runs", said, QUICK, "fork")
+    until(lambda: len(list(tmp_path.glob("runs/*.begun"))) == 2)
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: len(list(tmp_path.glob("runs/*.told"))) == 2)
+    os.killpg(pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert len(group_of(pid)) == 3
+    os.kill(pid, signal.SIGINT)
+    interrupted(pid, said)
+
+
+def deaf(run, slot, pipe):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    run.out.parent.mkdir(exist_ok=True)
+    run.out.with_suffix(".begun").touch()
+    with suppress(EOFError):
+        pipe.recv()
+    run.out.with_suffix(".told").touch()
+    time.sleep(200)
 
 
 # -- plugins and clusters ----------------------------------------------------------------------------------------------
@@ -356,27 +489,30 @@ def test_processes_load_the_plugins_of_the_sweep(fragile):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'wsvad[ray]'")
-def test_on_a_ray_cluster_a_run_whose_worker_dies_goes_on_to_the_same_bytes(world, fragile, tmp_path):
+def test_on_a_ray_cluster_a_run_whose_worker_dies_goes_on_to_the_same_bytes(world, fragile, tmp_path, monkeypatch):
     """A process of its own, since Ray leaves threads and sockets behind. A run of a plugin's head that is killed in
     its middle, and one that fails."""
     assert work(fragile[0], "cpu") == ""
     (tmp_path / "killed").unlink()
     (tmp_path / "bad.yaml").write_text("base: mine.yaml\nhead: {hidden: [100000000000, 100000]}\n")
     sets = [part for q in QUICK if not q.startswith("head") for part in ("--set", q)]
-    done = subprocess.run(
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pid = forked(
         [
-            *(sys.executable, "-m", "mil", "sweep", "mine.yaml", "bad.yaml", "--manifest", world.manifest),
-            *("--features", world.stores[0].root, "--out", "ray", "--seeds", "1", *sets, "--json"),
+            *("sweep", "mine.yaml", "bad.yaml", "--manifest", str(world.manifest)),
+            *("--features", str(world.stores[0].root), "--out", "ray", "--seeds", "1", *sets, "--json"),
             *("--engine", "ray", "--workers", "1", "--plugin", "fragile.py"),
         ],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=280,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr
-    found = json.loads(done.stdout)  # nothing else there: Ray is kept quiet
+        tmp_path / "said.txt",
+        errors=tmp_path / "errors.txt",
+    )
+    status, errors = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), (tmp_path / "errors.txt").read_text()
+    assert status == 1, errors
+    found = json.loads((tmp_path / "said.txt").read_text())  # nothing else there: Ray is kept quiet
     assert (found["done"], found["failed"]) == (1, 1)
     assert [Path(r["run"]).name for r in found["runs"] if r["reason"]] == ["bad-s0"]
-    assert "its worker died" in done.stderr
+    assert "its worker died" in errors
     assert "memory" in found["runs"][1]["reason"]
     assert (tmp_path / "killed").exists()
     ray, own = everything(tmp_path / "ray"), everything(tmp_path / "local")

@@ -19,11 +19,13 @@ from data import manifest
 from data.types import SpecMismatchError, Video
 from mil import checkpoint, loop, selection
 from mil import train as training
+from mil.evaluate import evaluate_run
 from mil.model import Model
 from mil.optimistic import optimistic_look
 from mil.run import resume_run, start_run
 from mil.rundir import RunDir, RunError
 from mil.train import TrainError, fit, load_videos
+from mil.train_cli import describe
 from tests.mil_helpers import make_world, metrics_lines, small_config, without_events
 
 SETUPS = {
@@ -344,6 +346,24 @@ def test_a_finished_run_is_not_resumed_and_no_run_is_overwritten(world, tmp_path
         resume_run("motion_ranking", tmp_path / "nothing")
 
 
+def test_two_processes_never_train_one_run(world, tmp_path, monkeypatch):
+    """A job that is queued again while it runs would write over its own files."""
+    run, seen = tmp_path / "run", []
+    real = loop.Loop.update
+
+    def update(self, step):
+        if step == 2:
+            with pytest.raises(RunError, match=r"another process is training .*run"):
+                resume_run("motion_ranking", run)
+            seen.append(step)
+        return real(self, step)
+
+    monkeypatch.setattr(loop.Loop, "update", update)
+    start(world, run)
+    assert seen == [2]
+    assert RunDir(run).status["state"] == "done"
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_is_there_already_is_never_overwritten(world, tmp_path, kind):
     place = tmp_path / "mine"
@@ -393,12 +413,35 @@ def test_the_first_signal_saves_at_the_end_of_its_step_and_resume_gives_the_same
     assert results(run) == results(whole)
 
 
-def test_the_second_signal_comes_through_in_the_middle_of_a_step(world, tmp_path, monkeypatch):
-    pressed(monkeypatch, signal.SIGTERM, signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        start(world, tmp_path / "run", "train.save_every=100")
-    assert RunDir(tmp_path / "run").status == {"state": "interrupted", "step": 3}
-    assert not (tmp_path / "run" / "resume.pt").exists()
+TERM, INT = signal.SIGTERM, signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("signals", "together_s", "saved"),
+    [
+        ((INT, INT), 10, False),
+        ((TERM, INT), 10, True),
+        ((INT, TERM), 10, True),
+        ((TERM, TERM), 10, True),
+        ((INT, TERM, INT), 10, False),
+        ((TERM, INT), 0, False),
+        ((INT, TERM), 0, False),
+    ],
+)
+def test_signals_that_come_together_are_one_but_a_second_ctrl_c_stops_a_step(
+    world, tmp_path, monkeypatch, signals, together_s, saved
+):
+    """A queue that stops a job, and what it started, may send both; one that comes late means it."""
+    monkeypatch.setattr("mil.interrupt._SAME_S", together_s)
+    before = signal.signal(TERM, signal.default_int_handler)
+    try:
+        pressed(monkeypatch, *signals)
+        with pytest.raises(KeyboardInterrupt):
+            start(world, tmp_path / "run", "train.save_every=100")
+    finally:
+        signal.signal(TERM, before)
+    assert RunDir(tmp_path / "run").status == {"state": "interrupted", "step": 4 if saved else 3}
+    assert (tmp_path / "run" / "resume.pt").exists() == saved
 
 
 def test_what_a_process_ignores_stays_ignored(world, tmp_path, monkeypatch):
@@ -483,6 +526,9 @@ def test_videos_without_features_are_named_or_left_out(world, tmp_path):
     small = ["head.hidden=[16, 8]", "train.steps=6", "train.save_every=2"]
     run, _ = start_run("motion_ranking", small, other, [world.stores[0].root], tmp_path / "run", allow_missing=True)
     assert results(run)["metrics.jsonl"] == results(start(world, tmp_path / "plain")[0])["metrics.jsonl"]
+    numbers = evaluate_run(run).numbers
+    assert (numbers["trained_without"], numbers["missing"]) == ([extra.id], [])
+    assert "trained without 1 videos" in describe(numbers)
 
 
 def test_a_video_missing_in_one_of_two_stores_is_missing(tmp_path):

@@ -12,7 +12,7 @@ def left_conv(layer: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
 
     Before the first segment lie zeros; 0 where padded. The layer itself must not pad.
     """
-    before = layer.kernel_size[0] - 1
+    before = (layer.kernel_size[0] - 1) * layer.dilation[0]
     padded = nn.functional.pad((x * mask[..., None]).transpose(1, 2), (before, 0))
     y: Tensor = layer(padded).transpose(1, 2)
     return y * mask[..., None]

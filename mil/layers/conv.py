@@ -10,10 +10,13 @@ def conv(layer: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
     """A Conv1d over time: (N, T, D_in), (N, T) bool -> (N, T, D_out), 0 where padded.
 
     Padded rows go in as zeros, so that a video's last segments see what they would see alone: the layer's own zero
-    padding. Earlier layers' biases would otherwise leak from there.
+    padding. Earlier layers' biases would otherwise leak from there. Raises ValueError for a layer that pads with
+    anything else: it would take that from the padding.
     """
+    if layer.padding_mode != "zeros":
+        raise ValueError(f"a convolution over padded videos wants padding_mode='zeros', got '{layer.padding_mode}'")
     there = mask[..., None]
-    if layer.kernel_size == (1,):
+    if layer.kernel_size == (1,) and _moves_one(layer) and layer.padding == (0,):
         return rows(layer, x) * there
     return same_conv(layer, x * there) * there
 
@@ -29,17 +32,28 @@ def same_conv(layer: nn.Conv1d, x: Tensor) -> Tensor:
     One matrix product for all taps, then a sum of their results, each moved in time: rows stay rows, and a product of
     that size comes nearer to a processor's peak than its convolutions do, above all in the gradient.
     """
-    (taps,), (dilation,), (stride,) = layer.kernel_size, layer.dilation, layer.stride
-    if layer.groups > 1 or stride > 1 or taps % 2 == 0 or layer.padding != (taps // 2 * dilation,):
+    (taps,), (dilation,) = layer.kernel_size, layer.dilation
+    around = layer.padding == (taps // 2 * dilation,) and layer.padding_mode == "zeros"
+    if not (_moves_one(layer) and taps % 2 and around):
         y: Tensor = layer(x.transpose(1, 2)).transpose(1, 2)
         return y
     return _by_taps(layer, x, [(tap - taps // 2) * dilation for tap in range(taps)])
 
 
 def past_conv(layer: nn.Conv1d, x: Tensor) -> Tensor:
-    """A Conv1d without padding of its own, over each segment and those before it; (N, T, D_in) -> (N, T, D_out)."""
-    (taps,) = layer.kernel_size
-    return _by_taps(layer, x, [tap + 1 - taps for tap in range(taps)])
+    """A Conv1d without padding of its own, over each segment and those before it; (N, T, D_in) -> (N, T, D_out).
+
+    Before the first segment lie zeros. Raises ValueError for a layer that pads, or has a stride or groups.
+    """
+    (taps,), (dilation,) = layer.kernel_size, layer.dilation
+    if not (_moves_one(layer) and layer.padding in ((0,), "valid")):
+        raise ValueError(f"past_conv wants a Conv1d with padding 0, stride 1 and groups 1, got {layer}")
+    return _by_taps(layer, x, [(tap + 1 - taps) * dilation for tap in range(taps)])
+
+
+def _moves_one(layer: nn.Conv1d) -> bool:
+    """Whether it gives a result for every segment, from all features of those it sees."""
+    return layer.groups == 1 and layer.stride == (1,)
 
 
 def _by_taps(layer: nn.Conv1d, x: Tensor, offsets: list[int]) -> Tensor:

@@ -22,11 +22,12 @@ class ChannelNorm(nn.Module):
         self.b = nn.Parameter(torch.zeros(1, dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
-        centred = x - x.mean(-1, keepdim=True)
+        """(N, T, D) -> (N, T, D), statistics in float32 at least."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        centred = wide - wide.mean(-1, keepdim=True)
         # the root has no slope at 0, where padded segments lie
         std = centred.square().mean(-1, keepdim=True).clamp(min=1e-30).sqrt()
-        return centred / (std + self.eps) * self.g[0, :, 0] + self.b[0, :, 0]
+        return (centred / (std + self.eps) * self.g[0, :, 0] + self.b[0, :, 0]).to(x.dtype)
 
 
 class Glance(nn.Module):

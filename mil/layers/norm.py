@@ -42,11 +42,15 @@ def batch_norm_by_sums(layer: nn.BatchNorm1d, x: Tensor, mask: Tensor) -> Tensor
 
 
 def group_norm(layer: nn.GroupNorm, x: Tensor, mask: Tensor) -> Tensor:
-    """A GroupNorm over the rows that are there: (N, T, D), (N, T) bool -> (N, T, D), 0 where padded."""
+    """A GroupNorm over the rows that are there: (N, T, D), (N, T) bool -> (N, T, D), 0 where padded.
+
+    Statistics are taken in float32 at least.
+    """
     there = mask[:, :, None, None]
-    grouped = x.reshape(*mask.shape, layer.num_groups, -1) * there  # (N, T, G, D / G)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    grouped = wide.reshape(*mask.shape, layer.num_groups, -1) * there  # (N, T, G, D / G)
     count = (mask.sum(1).clamp(min=1) * grouped.shape[-1])[:, None, None, None]
     centred = (grouped - grouped.sum((1, 3), keepdim=True) / count) * there
     variance = centred.square().sum((1, 3), keepdim=True) / count
     y = (centred / (variance + layer.eps).sqrt()).flatten(2)
-    return (y * layer.weight + layer.bias) * mask[..., None]
+    return ((y * layer.weight + layer.bias) * mask[..., None]).to(x.dtype)
