@@ -174,6 +174,6 @@ def _stop(busy: Iterable[_Busy]) -> None:
             one.process.join(max(until - time.monotonic(), 0))
     finally:
         for one in busy:
-            one.process.terminate()
+            one.process.kill()
         for one in busy:
             one.process.join()
