@@ -82,12 +82,15 @@ format: $(VENV)/.installed ## ruff puts the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## decoding and extraction, metrics, import, measured on this machine
+bench: $(VENV)/.installed ## extraction, import, training, evaluation, metrics, measured on this machine
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/importing.py
 	$(BIN)/python benchmarks/nets.py
 	$(BIN)/python benchmarks/published_extractors.py
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/evaluation.py
 
 clean: ## the demo, builds and caches; not features, runs or the environment
 	rm -rf "$(OUT)/demo" build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
