@@ -341,7 +341,7 @@ def choices(part=configs.Config, above=""):
             yield from ((f"{above}{name}", choice) for choice in get_args(field.annotation))
 
 
-@pytest.mark.parametrize(("key", "choice"), choices())
+@pytest.mark.parametrize(("key", "choice"), list(choices()))
 def test_every_name_means_itself_on_the_command_line_and_in_a_file(key, choice):
     """YAML reads no, off and null as something else than a name."""
     value = configs.load("motion_ranking", [f"{key}={choice}"]).model_dump(mode="json")

@@ -145,10 +145,10 @@ class VadCLIPHead(Head):
         pointed = normalize((coarse * seen)[:, None] @ x, dim=-1)  # (M, 1, width)
         text = self.text + pointed
         text = normalize(text + self.text_mlp(text), dim=-1)
-        wide = torch.promote_types(x.dtype, torch.float32)
+        if x.dtype != torch.bfloat16:
+            return coarse, normalize(x, dim=-1) @ text.transpose(1, 2) / self.temperature
         with torch.autocast(x.device.type, enabled=False):  # scores of 8 bits would have ties
-            fine = normalize(x.to(wide), dim=-1) @ text.to(wide).transpose(1, 2) / self.temperature
-        return coarse, fine
+            return coarse, normalize(x.float(), dim=-1) @ text.float().transpose(1, 2) / self.temperature
 
     def loss(self, out: HeadOutput, bag: Bag) -> dict[str, Tensor]:
         """Cross entropies of both branches' highest values, and how far "normal" is apart. One class will do.
