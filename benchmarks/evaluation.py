@@ -14,7 +14,6 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
+from turns import in_turns
 
 Scores = dict[str, NDArray[np.float64]]
 
@@ -195,31 +195,11 @@ def serve(name: str, side: str, folder: Path, count: int, threads: int) -> None:
         print(json.dumps(answer), flush=True)
 
 
-def in_turns(name: str, sides: list[str], folder: Path, count: int, rounds: int, threads: int) -> dict[str, list[dict]]:
-    """Every side's answers, `rounds` of them after one that does not count."""
-
-    def started(side: str) -> subprocess.Popen[str]:
-        options = {"job": name, "serve": side, "folder": folder, "videos": count, "threads": threads}
-        command = [sys.executable, __file__, *(str(o) for k, v in options.items() for o in (f"--{k}", v))]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    running = {side: started(side) for side in sides}
-    found: dict[str, list[dict]] = {side: [] for side in sides}
-    try:
-        for turn in range(rounds + 1):
-            for side, process in running.items():
-                process.stdin.write("\n")
-                process.stdin.flush()
-                answer = process.stdout.readline()
-                if not answer:
-                    raise click.ClickException(f"{name}: the side '{side}' ended; its message is above")
-                if turn:
-                    found[side].append(json.loads(answer))
-    finally:
-        for process in running.values():
-            process.terminate()
-            process.wait()
-    return found
+def measured(name: str, sides: list[str], folder: Path, count: int, rounds: int, threads: int) -> dict[str, list[dict]]:
+    """Every side's answers."""
+    options = {"job": name, "folder": folder, "videos": count, "threads": threads}
+    asked = [sys.executable, __file__, *(str(o) for k, v in options.items() for o in (f"--{k}", v)), "--serve"]
+    return in_turns({side: [*asked, side] for side in sides}, {}, rounds)
 
 
 def table(name: str, found: dict[str, list[dict]], folder: Path) -> Iterator[str]:
@@ -274,7 +254,7 @@ def main(
         ]
         with tempfile.TemporaryDirectory(dir=folder) as made:
             write(JOBS[name], name, Path(made), count)
-            click.echo("\n".join(table(name, in_turns(name, chosen, Path(made), count, rounds, threads), Path(made))))
+            click.echo("\n".join(table(name, measured(name, chosen, Path(made), count, rounds, threads), Path(made))))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ import click
 import numpy as np
 import torch
 from torch import Tensor
+from turns import in_turns
 
 
 @dataclass(frozen=True)
@@ -138,35 +138,12 @@ def serve(job: Job, side: str, threads: int) -> None:
         print(json.dumps(answer), flush=True)
 
 
-def in_turns(name: str, sides: list[str], rounds: int, threads: int) -> dict[str, list[dict[str, float]]]:
-    """Every side's answers, `rounds` of them after one that does not count."""
+def measured(name: str, sides: list[str], rounds: int, threads: int) -> dict[str, list[dict[str, float]]]:
+    """Every side's answers."""
     # the plain code with the allocator's settings alone: what they bring without any change
     tuned = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
-
-    def started(side: str) -> subprocess.Popen[str]:
-        command = [sys.executable, __file__, "--job", name, "--serve", side, "--threads", str(threads)]
-        env = {**os.environ, **(tuned if side == "tuned" else {})}
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-
-    running = {side: started(side) for side in sides}
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    try:
-        for turn in range(rounds + 1):
-            for side, process in running.items():
-                assert process.stdin is not None
-                assert process.stdout is not None
-                process.stdin.write("\n")
-                process.stdin.flush()
-                answer = process.stdout.readline()
-                if not answer:
-                    raise click.ClickException(f"{name}: the side '{side}' ended; its message is above")
-                if turn:
-                    found[side].append(json.loads(answer))
-    finally:
-        for process in running.values():
-            process.terminate()
-            process.wait()
-    return found
+    asked = [sys.executable, __file__, "--job", name, "--threads", str(threads), "--serve"]
+    return in_turns({side: [*asked, side] for side in sides}, {"tuned": {**os.environ, **tuned}}, rounds)
 
 
 def table(found: dict[str, dict[str, list[dict[str, float]]]]) -> Iterator[str]:
@@ -217,7 +194,7 @@ def main(jobs: tuple[str, ...], sides: tuple[str, ...], rounds: int, threads: in
         f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, torch {torch.__version__}, "
         f"{threads} threads" + ("" if fast else "; no bf16 instructions here, bf16 is left out") + "\n"
     )
-    found = {name: in_turns(name, chosen, rounds, threads) for name in jobs or JOBS}
+    found = {name: measured(name, chosen, rounds, threads) for name in jobs or JOBS}
     click.echo("\n".join(table(found)))
 
 
