@@ -184,10 +184,13 @@ class FeatureStore:
         with opened(path) as (_, found):
             return grid_of(found), float(found["fps"]) or None
 
-    def length_from(self, video_id: str) -> str:
-        """Where the video's length comes from: "decoded", "manifest" or "features"."""
-        with opened(self.path(video_id)) as (_, found):
-            return str(found["length_from"])
+    def origin(self, video_id: str) -> tuple[ClipGrid, str]:
+        """Grid of one video, and where its length comes from: "decoded", "manifest" or "features"."""
+        path = self.path(video_id)
+        if not path.is_file():
+            raise StoreError(f"no features of '{video_id}' in {self.root}; extract again, it does what is missing")
+        with opened(path) as (_, found):
+            return grid_of(found), str(found["length_from"])
 
     def verify(self) -> StoreReport:
         """Opens and checks every file: readable, complete, of this store's spec, right name, right crc32, finite."""

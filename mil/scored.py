@@ -115,8 +115,8 @@ def check_annotated(videos: Sequence[Video], source: Path | str = "the manifest"
 
 def _header(stores: Sequence[FeatureStore], video_id: str) -> tuple[ClipGrid, str]:
     """The grid of all stores together, as `read_features` gives it, and where its length comes from, of the first."""
-    grid = shared_grid(stores, video_id, [store.length(video_id)[0] for store in stores])
-    return grid, stores[0].length_from(video_id)
+    found = [store.origin(video_id) for store in stores]
+    return shared_grid(stores, video_id, [grid for grid, _ in found]), found[0][1]
 
 
 def _one_crop(x: Array, stores: Sequence[FeatureStore], modality: str, crop: str) -> Array:
