@@ -171,25 +171,16 @@ class FeatureStore:
 
         Raises StoreError when there are none, or the file is damaged or of another spec.
         """
-        path = self.path(video_id)
-        if not path.is_file():
-            raise StoreError(f"no features of '{video_id}' in {self.root}; extract again, it does what is missing")
-        return load(path, video_id, self._digest, check=check)
+        return load(self._held(video_id), video_id, self._digest, check=check)
 
     def length(self, video_id: str) -> tuple[ClipGrid, float | None]:
         """Grid and fps of one video, without reading its features."""
-        path = self.path(video_id)
-        if not path.is_file():
-            raise StoreError(f"no features of '{video_id}' in {self.root}; extract again, it does what is missing")
-        with opened(path) as (_, found):
+        with opened(self._held(video_id)) as (_, found):
             return grid_of(found), float(found["fps"]) or None
 
     def origin(self, video_id: str) -> tuple[ClipGrid, str]:
         """Grid of one video, and where its length comes from: "decoded", "manifest" or "features"."""
-        path = self.path(video_id)
-        if not path.is_file():
-            raise StoreError(f"no features of '{video_id}' in {self.root}; extract again, it does what is missing")
-        with opened(path) as (_, found):
+        with opened(self._held(video_id)) as (_, found):
             return grid_of(found), str(found["length_from"])
 
     def verify(self) -> StoreReport:
@@ -240,6 +231,13 @@ class FeatureStore:
         return master
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _held(self, video_id: str) -> Path:
+        """The file of a video. Raises StoreError where there is none."""
+        path = self.path(video_id)
+        if not path.is_file():
+            raise StoreError(f"no features of '{video_id}' in {self.root}; extract again, it does what is missing")
+        return path
 
     def _create(self, file: Path, spec: FeatureSpec) -> None:
         self.root.mkdir(parents=True, exist_ok=True)

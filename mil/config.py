@@ -102,6 +102,10 @@ class TrainConfig(_Part):
     log_every: int = Field(50, ge=1)
     save_every: int = Field(500, ge=1, description="steps between states to resume from")
 
+    def total(self, per_epoch: int) -> int:
+        """Steps of the whole training, where an epoch has `per_epoch`."""
+        return self.steps if self.epochs is None else self.epochs * per_epoch
+
 
 class SelectConfig(_Part):
     """Which step's weights are kept: of the last step, of the best look at held-out training videos, or at test ones.

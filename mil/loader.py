@@ -31,7 +31,7 @@ class Loader:
         self.crops = bags.crops if train.samples == "crops" else 1
         self.units = np.repeat(bags.labels, self.crops)
         self.per_epoch = per_epoch(self.units, train.sampler, train.batch if train.sampler == "mixed" else train.pairs)
-        self.steps = train.steps if train.epochs is None else train.epochs * self.per_epoch
+        self.steps = train.total(self.per_epoch)
         quick = bags.place(device)
         self.ahead = Ahead(self._make, self.steps) if (not quick if prefetch is None else prefetch) else None
 

@@ -59,7 +59,7 @@ class Schedule:
 
     def __init__(self, config: TrainConfig, per_epoch: int) -> None:
         self.config, self.per_epoch = config, per_epoch
-        self.steps = config.steps if config.epochs is None else config.epochs * per_epoch
+        self.steps = config.total(per_epoch)
 
     def factor(self, step: int) -> float:
         """Of the base rate, at that step (from 1)."""

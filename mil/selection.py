@@ -21,6 +21,7 @@ from mil.config import Config
 from mil.errors import TrainError
 from mil.model import Model
 from mil.scoring import Item, score_videos
+from mil.step import copied
 
 Look = Callable[[Model], float]
 """A number for a model, higher is better; the model is in evaluation mode and belongs to the caller."""
@@ -105,7 +106,7 @@ class Selection:
             self.model.load_state_dict(weights)
             value = self.looks[rule](self.model.eval())
         if value > self.best[rule].value:
-            self.best[rule] = Best(value, step, {name: x.detach().clone() for name, x in weights.items()})
+            self.best[rule] = Best(value, step, copied(weights))
         # of test's numbers none is to be seen without that word, in a tracker neither
         return ("val/video_auc" if rule == "val" else f"OPTIMISTIC/test_{self.config.select.metric}"), value
 

@@ -1,6 +1,7 @@
 """Rules of selection side by side: each keeps the weights it says it keeps, and looking at them disturbs nothing."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
@@ -291,6 +292,22 @@ def test_a_rule_that_cannot_be_followed_leaves_the_place_free(world, tmp_path, r
     assert not (tmp_path / "run").exists()
 
 
+@contextmanager
+def interrupted_at_step_4(monkeypatch):
+    """Ctrl-C before the step is taken."""
+    update = Loop.update
+
+    def cut(self, step):
+        if step == 4:
+            raise KeyboardInterrupt
+        return update(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "update", cut)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
 @cache
 def lost_video(videos):
     return replace(next(v for v in videos if v.split == "test" and v.label), id="lost_test")
@@ -304,17 +321,8 @@ def test_test_videos_without_features_are_named_and_stay_left_out(world, tmp_pat
     start(world, tmp_path / "plain", videos=videos)  # a run that does not look at them does not ask
     whole, _ = start(world, tmp_path / "whole", "select.rule=test", videos=videos, allow_missing=True)
     assert whole.left_out == {"lost_test"}
-    update = Loop.update
-
-    def cut(self, step):
-        if step == 4:
-            raise KeyboardInterrupt
-        return update(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "update", cut)
-        with pytest.raises(KeyboardInterrupt):
-            start(world, tmp_path / "run", "select.rule=test", videos=videos, allow_missing=True)
+    with interrupted_at_step_4(monkeypatch):
+        start(world, tmp_path / "run", "select.rule=test", videos=videos, allow_missing=True)
     run, _ = resume_run("motion_ranking", tmp_path / "run")
     assert (run.root / "metrics.jsonl").read_bytes() == (whole.root / "metrics.jsonl").read_bytes()
     assert weights(run, "test") == weights(whole, "test")
@@ -326,17 +334,8 @@ def test_test_videos_without_features_are_named_and_stay_left_out(world, tmp_pat
 def test_what_was_evaluated_before_a_run_was_done_does_not_outlive_it(world, tmp_path, monkeypatch):
     """Else a sweep would take the numbers of half a training for those of the whole. An evaluation that began before
     may end after the training does."""
-    update = Loop.update
-
-    def cut(self, step):
-        if step == 4:
-            raise KeyboardInterrupt
-        return update(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "update", cut)
-        with pytest.raises(KeyboardInterrupt):
-            start(world, tmp_path / "run", "select.also=[val]", "select.fraction=0.4", "select.every=1")
+    with interrupted_at_step_4(monkeypatch):
+        start(world, tmp_path / "run", "select.also=[val]", "select.fraction=0.4", "select.every=1")
     run = RunDir(tmp_path / "run")
     rules = ("last", "val")
     early = [evaluate_run(run, rule=rule) for rule in rules]
