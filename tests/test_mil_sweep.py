@@ -383,7 +383,7 @@ def test_a_sweep_that_is_interrupted_saves_its_runs_and_goes_on_to_the_same_byte
     for run in runs:
         status = RunDir(run.out).status
         assert status["state"] == "interrupted"
-        assert 1 < status["step"] < 60
+        assert 0 < status["step"] < 60  # the signal may meet a run right after its first line
         assert torch.load(run.out / "resume.pt", weights_only=True)["step"] == status["step"]
         assert work(run, "cpu") == ""
     assert everything(out) == undisturbed
