@@ -70,8 +70,11 @@ def save(
     write_text(path.with_suffix(".json"), json.dumps(found, indent=2) + "\n")
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Reads what `save` wrote, strictly, in evaluation mode. Raises CheckpointError."""
+def load(path: Path, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Reads what `save` wrote, strictly, in evaluation mode. Raises CheckpointError.
+
+    `options` of the head, instead of those it was trained with; such that the same weights fit.
+    """
     text, weights = path.with_suffix(".json"), path.with_suffix(".safetensors")
     if not (text.is_file() and weights.is_file()):
         raise CheckpointError(f"no checkpoint {text}; the run never got there: wsvad train ... --resume")
@@ -79,6 +82,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         found: dict[str, Any] = json.loads(text.read_text())
         if found["format"] != FORMAT:
             raise CheckpointError(f"{text} is of format {found['format']}, this wsvad reads {FORMAT}; upgrade wsvad")
+        found["config"]["head"] |= options or {}
         config = validate(found["config"], str(text))
         model = Model(config, found["dims"], filled=True)
         with safe_open(weights, "pt") as file:

@@ -156,7 +156,9 @@ def test_it_begins_with_xavier_uniform_weights_and_a_distance_that_can_move():
 
 @pytest.mark.parametrize("options", [{"hidden": (6, 0)}, {"attention": 0}, {"kernel": 0}])
 def test_impossible_options_are_refused(options):
-    with pytest.raises(ValueError, match="cma_la needs two hidden widths, attention and kernel of at least 1, got"):
+    with pytest.raises(
+        ValueError, match="cma_la needs two hidden widths, attention and kernel of at least 1, and a past of at least 0"
+    ):
         make(**options)
 
 

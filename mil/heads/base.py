@@ -59,6 +59,8 @@ class Head(nn.Module, ABC):
         reads: options that name files, read when a head is made. Their content lies in buffers, so that a checkpoint
             needs the files no more.
         remembers: it keeps values for the segments of every training video, which must be the same at every step.
+        causal_options: options under which `lookback` is a number, for a head of which that depends on options; the
+            weights are the same.
     """
 
     paper: ClassVar[str] = ""
@@ -67,6 +69,7 @@ class Head(nn.Module, ABC):
     takes_classes: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
     remembers: ClassVar[bool] = False
+    causal_options: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def forward(self, bag: Bag) -> HeadOutput:
@@ -75,6 +78,14 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def loss(self, out: HeadOutput, bag: Bag) -> dict[str, Tensor]:
         """Terms by name, already weighted; the trainer minimises their sum and logs each."""
+
+    @property
+    def lookback(self) -> int | None:
+        """A score tells of so many segments, its own the last; None where later ones matter, or all that came before.
+
+        With a number, a video can be scored while it runs, from the last `lookback` segments, as if it were whole.
+        """
+        return None
 
     # -- of several stages: what these keep lies in buffers, so that a resumed run goes on exactly ---------------------
 

@@ -3,14 +3,14 @@ https://github.com/yujiangpu20/cma_xdVioDet)."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
-from mil.layers.causal import distance_term, left_conv, masked_softmax
+from mil.layers.causal import distance_term, left_conv, masked_softmax, recent
 from mil.layers.conv import conv
 from mil.layers.crops import crop_mean, fold, spread, unfold
 from mil.losses import sixteenth, topk_bce
@@ -35,6 +35,8 @@ class CMALAHead(Head):
         hidden: widths of the two layers behind the attention.
         kernel: how many segments, itself included, a score looks back on.
         dropout: after each of the two layers.
+        past: 0: attention to the whole video, as published. Otherwise to a segment and the `past` - 1 before it alone,
+            so that a video can be scored while it runs; weights of either setting can be used with the other.
         as_published: padded segments are looked at like others, as in the authors' code, so that scores of a batch of
             videos of several lengths depend on the longest. A single video scores the same either way.
     """
@@ -42,6 +44,7 @@ class CMALAHead(Head):
     paper = "Pu & Wu, ICCECE 2022"
     modalities = ("visual", "audio")
     compares = False
+    causal_options: ClassVar[Mapping[str, Any]] = {"past": 200}  # as long as the videos that it is trained on
 
     def __init__(
         self,
@@ -52,15 +55,16 @@ class CMALAHead(Head):
         hidden: tuple[int, int] = (512, 128),
         kernel: int = 7,
         dropout: float = 0.1,
+        past: int = 0,
         as_published: bool = False,
     ) -> None:
         super().__init__()
-        if min(*hidden, attention, kernel) < 1:
+        if min(*hidden, attention, kernel) < 1 or past < 0:
             raise ValueError(
-                "cma_la needs two hidden widths, attention and kernel of at least 1, got "
-                f"hidden={list(hidden)}, attention={attention}, kernel={kernel}"
+                "cma_la needs two hidden widths, attention and kernel of at least 1, and a past of at least 0, got "
+                f"hidden={list(hidden)}, attention={attention}, kernel={kernel}, past={past}"
             )
-        self.as_published = as_published
+        self.past, self.as_published = past, as_published
         self.query = nn.Linear(audio, attention)
         self.key = nn.Linear(visual, attention)
         self.value = nn.Linear(visual, attention)
@@ -76,13 +80,21 @@ class CMALAHead(Head):
         for layer in (self.query, self.key, self.value, self.out, self.conv1, self.conv2, self.classifier):
             nn.init.xavier_uniform_(layer.weight)
 
+    @property
+    def lookback(self) -> int | None:
+        """What the first of the segments under the convolution looks back on, where the attention has an end."""
+        return self.past + self.classifier.kernel_size[0] - 1 if self.past else None
+
     def forward(self, bag: Bag) -> HeadOutput:
         """visual and audio (B, K, T, D) -> scores (B, T) in [0, 1]; aux: `scores` of every crop, (B * K, T)."""
         visual, audio = (fold(x) for x in self.parts(bag))
         mask = spread(bag.mask, bag.crops)
         rows = torch.ones_like(mask) if self.as_published else mask
         products = self.query(audio) @ self.key(visual).transpose(1, 2) / math.sqrt(self.key.out_features)
-        weights = masked_softmax(products + distance_term(mask.shape[1], self.slope, self.offset), rows)
+        products = products + distance_term(mask.shape[1], self.slope, self.offset)
+        if self.past:
+            products = products.masked_fill(~recent(mask.shape[1], self.past, mask.device), -math.inf)
+        weights = masked_softmax(products, rows)
         h = self.norm(visual + self.out(weights @ self.value(visual)))
         h = self.drop(nn.functional.gelu(conv(self.conv1, h, rows)))
         h = self.drop(conv(self.conv2, h, rows))

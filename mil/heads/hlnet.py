@@ -2,7 +2,7 @@
 ECCV 2020, https://arxiv.org/abs/2007.04687)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class HLNetHead(Head):
 
     paper = "Wu et al., ECCV 2020"
     compares = False
+    causal_options: ClassVar[Mapping[str, Any]] = {"score": "online"}
 
     def __init__(
         self,
@@ -94,6 +95,11 @@ class HLNetHead(Head):
         offline = self._offline(h, similarity(x, mask, self.threshold), agreement(online.detach(), mask), seen)
         logits = {"offline": unfold(offline, crops), "online": unfold(online, crops)}
         return HeadOutput(crop_mean(logits[self.score].sigmoid(), bag.mask), logits)
+
+    @property
+    def lookback(self) -> int | None:
+        """Of the approximator alone."""
+        return self.approximator.conv3.kernel_size[0] if self.score == "online" else None
 
     def _offline(self, h: Tensor, alike: Tensor, scored: Tensor, seen: Tensor) -> Tensor:
         """(N, T, hidden), two graphs (N, T, T) -> logits (N, T)."""

@@ -63,6 +63,11 @@ class TCNIBLHead(Head):
         self.fc = nn.Linear(widths[-1], 1)
         self.receptive_field = 1 + (kernel - 1) * (2 ** len(channels) - 1)
 
+    @property
+    def lookback(self) -> int:
+        """The receptive field."""
+        return int(self.receptive_field)
+
     def forward(self, bag: Bag) -> HeadOutput:
         """x (B, K, T, D) -> scores (B, T) in [0, 1]: the mean over the crops, 0 where padded.
 

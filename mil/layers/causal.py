@@ -24,6 +24,13 @@ def distance_term(length: int, slope: Tensor, offset: Tensor) -> Tensor:
     return (-(slope * (at[:, None] - at).square() + offset).abs()).exp()
 
 
+def recent(length: int, past: int, device: torch.device) -> Tensor:
+    """Whether segment j is i or one of the `past` - 1 before it, (T, T) bool for (i, j)."""
+    at = torch.arange(length, device=device)
+    apart = at[:, None] - at
+    return (apart >= 0) & (apart < past)
+
+
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     """Softmax over the last dimension, without the keys that are padded; (N, ..., T), (N, T) bool -> (N, ..., T).
 
