@@ -1,7 +1,11 @@
 """Scores of whole videos: nothing is resampled, every clip has one. Videos of similar length go through together."""
 
+import copy
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +23,7 @@ Item = Mapping[str, Array]
 """One video: {modality: (K, N, D_m)}, a modality of one crop shared by the crops of the others."""
 
 _AT_ONCE = 2048  # rows of a pass: videos x crops x clips. Of T clips each, attention takes at most 2048 x T weights
+_PASSES = 16  # at a time
 _SIMILAR = 0.75  # the shortest video of a batch has at least this share of the longest one's clips
 
 
@@ -33,14 +38,16 @@ def score_videos(
 ) -> Iterator[tuple[Key, NDArray[np.float64]]]:
     """(video, scores (N,) float64) of every video, once each, the longest first.
 
-    A pass takes at most 2048 rows, of several videos or of one, or one crop of a video that is longer. What is read and
-    not yet scored is never more than the longest video, or the rows of two passes. A head that looks at padding is
-    given videos of equal length only. The same videos give the same bytes in any order.
+    A pass takes at most 2048 rows, of several videos or of one, or one crop of a video that is longer. On a CPU as many
+    passes as torch has threads (16 at most) go on at a time, each with a thread of its own: faster than one after the
+    other with all threads, and the same bytes for any number of them. What is read and not yet scored is never more
+    than the longest video, or the rows of one pass more than go on at a time. A head that looks at padding is given
+    videos of equal length only. The same videos give the same bytes in any order.
 
     Args:
         model: on `device`; left in evaluation mode.
         lengths: {video: N}, the clips that `read` will give.
-        read: called once for each video, in a thread of its own, while the video before is scored.
+        read: called once for each video, in other threads than the caller's, while other videos are scored.
         crops: K, the most of any modality.
         device: where the model is.
         precision: "fp32" or "bf16", of the head's layers.
@@ -49,23 +56,42 @@ def score_videos(
         ValueError: naming the video: it cannot be read, or has other clips than were said.
     """
     forward = Forward(model.head, precision).freeze()
-    batches = batched(lengths, crops, _SIMILAR if ignores_padding(model.head) else 1.0)
-    rows = [crops * sum(lengths[key] for key in batch) for batch in batches]
-    limit = max(2 * _AT_ONCE, *rows) if rows else 0
+    batches: list[list[Key]] = batched(lengths, crops, _SIMILAR if ignores_padding(model.head) else 1.0)
+    on_cpu, threads = device.type == "cpu", torch.get_num_threads()
+    passes = min(threads, _PASSES) if on_cpu else 1
+    free: SimpleQueue[Forward] = SimpleQueue()  # in bf16 a head's weights are exchanged while it runs
+    for _ in range(passes):
+        free.put(forward if free.empty() or precision == "fp32" else copy.deepcopy(forward))
 
-    def read_all(batch: Sequence[Key]) -> list[Item]:
-        return [_read(read, key, lengths[key]) for key in batch]
+    def scores_of(batch: Sequence[Key]) -> list[NDArray[np.float64]]:
+        items = [_read(read, key, lengths[key]) for key in batch]
+        own = free.get()
+        try:
+            return _scores(model, own, items, device)
+        finally:
+            free.put(own)
 
-    with ThreadPoolExecutor(1) as thread:
-        items: list[Item] | None = None
-        for i, batch in enumerate(batches):
-            if items is None:
-                items = thread.submit(read_all, batch).result()
-            fits = i + 1 < len(batches) and rows[i] + rows[i + 1] <= limit
-            ahead = thread.submit(read_all, batches[i + 1]) if fits else None
-            scores = _scores(model, forward, items, device)
-            yield from zip(batch, scores, strict=True)
-            items = ahead.result() if ahead else None
+    model.eval()
+    limit = max([(passes + 1) * _AT_ONCE, *(crops * sum(lengths[key] for key in batch) for batch in batches)])
+    waiting, rows = deque(batches), 0
+    begun: deque[tuple[Sequence[Key], Future[list[NDArray[np.float64]]]]] = deque()
+    # one more than there are passes: it reads meanwhile
+    with ThreadPoolExecutor(passes + 1, initializer=partial(torch.set_num_threads, 1) if on_cpu else None) as pool:
+        try:
+            while waiting or begun:
+                while waiting and len(begun) <= passes:
+                    more = crops * sum(lengths[key] for key in waiting[0])
+                    if begun and rows + more > limit:
+                        break
+                    rows += more
+                    begun.append((waiting[0], pool.submit(scores_of, waiting.popleft())))
+                batch, scores = begun.popleft()
+                yield from zip(batch, scores.result(), strict=True)
+                rows -= crops * sum(lengths[key] for key in batch)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            if on_cpu:
+                torch.set_num_threads(threads)  # those of the pool have set it for all that come later
 
 
 def ignores_padding(head: Head) -> bool:
@@ -94,7 +120,6 @@ def batched(lengths: Mapping[Key, int], crops: int, similar: float) -> list[list
 
 @torch.no_grad()
 def _scores(model: Model, forward: Forward, items: Sequence[Item], device: torch.device) -> list[NDArray[np.float64]]:
-    model.eval()
     if len(items) > 1:
         scores = forward(model.scaled(collate(items, np.zeros(len(items), np.int64)).to(device))).scores
         every = _on_host(scores).numpy()
