@@ -47,7 +47,7 @@ def score_videos(
     Args:
         model: on `device`; left in evaluation mode.
         lengths: {video: N}, the clips that `read` will give.
-        read: called once for each video, in other threads than the caller's, while other videos are scored.
+        read: called once for each video, in a thread of its own, while other videos are scored.
         crops: K, the most of any modality.
         device: where the model is.
         precision: "fp32" or "bf16", of the head's layers.
@@ -63,33 +63,38 @@ def score_videos(
     for _ in range(passes):
         free.put(forward if free.empty() or precision == "fp32" else copy.deepcopy(forward))
 
-    def scores_of(batch: Sequence[Key]) -> list[NDArray[np.float64]]:
-        items = [_read(read, key, lengths[key]) for key in batch]
+    def read_all(batch: Sequence[Key]) -> list[Item]:
+        return [_read(read, key, lengths[key]) for key in batch]
+
+    def scores_of(items: Future[list[Item]]) -> list[NDArray[np.float64]]:
+        found = items.result()
         own = free.get()
         try:
-            return _scores(model, own, items, device)
+            return _scores(model, own, found, device)
         finally:
             free.put(own)
 
     model.eval()
     limit = max([(passes + 1) * _AT_ONCE, *(crops * sum(lengths[key] for key in batch) for batch in batches)])
     waiting, rows = deque(batches), 0
-    begun: deque[tuple[Sequence[Key], Future[list[NDArray[np.float64]]]]] = deque()
-    # one more than there are passes: it reads meanwhile
-    with ThreadPoolExecutor(passes + 1, initializer=partial(torch.set_num_threads, 1) if on_cpu else None) as pool:
+    begun: deque[tuple[list[Key], Future[list[NDArray[np.float64]]]]] = deque()
+    setting = partial(torch.set_num_threads, 1) if on_cpu else None
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(passes, initializer=setting) as scorer:
         try:
             while waiting or begun:
-                while waiting and len(begun) <= passes:
+                while waiting and len(begun) <= passes:  # one more than there are passes: it is read meanwhile
                     more = crops * sum(lengths[key] for key in waiting[0])
                     if begun and rows + more > limit:
                         break
                     rows += more
-                    begun.append((waiting[0], pool.submit(scores_of, waiting.popleft())))
+                    batch = waiting.popleft()
+                    begun.append((batch, scorer.submit(scores_of, reader.submit(read_all, batch))))
                 batch, scores = begun.popleft()
                 yield from zip(batch, scores.result(), strict=True)
                 rows -= crops * sum(lengths[key] for key in batch)
         finally:
-            pool.shutdown(cancel_futures=True)
+            scorer.shutdown(cancel_futures=True)
+            reader.shutdown(cancel_futures=True)
             if on_cpu:
                 torch.set_num_threads(threads)  # those of the pool have set it for all that come later
 
