@@ -16,9 +16,9 @@ from mil.compare import CompareError, compare
 from mil.compare_rank import difference, letters, over_seeds
 from mil.compare_rules import compare_rules
 from mil.compare_table import _latex, render
-from mil.config import Rule, load
+from mil.config import load
 from mil.evaluate import write_scores
-from mil.rules import RULES
+from mil.rules import RULES, Rule
 from mil.rundir import RunDir
 
 IDS = ["v3", "v1", "v2", "v5", "v4", "v0"]
