@@ -21,9 +21,12 @@ from mil.options import json_option as _json_option
 from mil.options import load_plugins as _load_plugins
 from mil.options import plugins_option as _plugins
 from mil.recipes_cli import recipes
+from mil.report_cli import report
+from mil.score_cli import score
 from mil.store_cli import store
 from mil.sweep_cli import compare, sweep
 from mil.train_cli import evaluate, train
+from mil.watch_cli import watch
 from mil.weights_cli import weights
 
 
@@ -67,7 +70,21 @@ def main(debug: bool, quiet: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-for _command in (extract, store, weights, bench, train, evaluate, checkpoint, sweep, compare, recipes):
+for _command in (
+    extract,
+    store,
+    weights,
+    bench,
+    train,
+    evaluate,
+    checkpoint,
+    sweep,
+    compare,
+    report,
+    recipes,
+    score,
+    watch,
+):
     main.add_command(_command)
 
 

@@ -100,7 +100,7 @@ def compare(
     Raises CompareError where nothing is evaluated like that, or videos, labels or protocols differ.
     """
     check_metric(metric)
-    runs, unfinished = find_runs(roots)
+    runs, undone = find_runs(roots)
     evaluated = find_evaluations(runs, Which(split, rule, protocol, precision))
     groups = grouped(evaluated, names_of(evaluated), resamples=resamples, seed=seed)
     ranked = sorted(groups, key=lambda group: rank_key(group, metric))
@@ -123,7 +123,7 @@ def compare(
         precision,
         numbers["videos"],
         resamples,
-        left_out(unfinished, {root: "" for root in runs if root not in {one.root for one in evaluated}}),
+        left_out(undone, {root: "" for root in runs if root not in {one.root for one in evaluated}}),
     )
 
 
@@ -150,7 +150,6 @@ def group_difference(first: Group, second: Group, metric: str, seed: int) -> Dif
     return difference(values, draws, (first.seeds, second.seeds), seed)
 
 
-def left_out(unfinished: Sequence[Path], others: Mapping[Path, str]) -> tuple[str, ...]:
+def left_out(undone: Mapping[Path, str], others: Mapping[Path, str]) -> tuple[str, ...]:
     """Names of the runs that are not done, and of `others`; each with what is to be said of it."""
-    every = {**dict.fromkeys(unfinished, "unfinished"), **others}
-    return tuple(f"{root.name} ({about})" if about else root.name for root, about in every.items())
+    return tuple(f"{root.name} ({about})" if about else root.name for root, about in {**undone, **others}.items())

@@ -94,8 +94,8 @@ class Evaluated:
         return str(self.found.numbers.get("rule") or self.config.select.rule)
 
 
-def find_runs(roots: Sequence[Path]) -> tuple[dict[Path, Config], list[Path]]:
-    """The runs at or right below some folders: those that are done, with their configurations, and the others.
+def find_runs(roots: Sequence[Path]) -> tuple[dict[Path, Config], dict[Path, str]]:
+    """The runs at or right below some folders: those that are done, with their configurations; the others, and why.
 
     Raises CompareError where none is done.
     """
@@ -109,12 +109,22 @@ def find_runs(roots: Sequence[Path]) -> tuple[dict[Path, Config], list[Path]]:
             raise CompareError(f"no run and no folder of runs at {root}")
     if not found:
         raise CompareError(f"no runs below {', '.join(map(str, roots))}; wsvad sweep makes some")
-    done = {root: RunDir(root).config for root in found if RunDir(root).status.get("state") == "done"}
+    done: dict[Path, Config] = {}
+    others: dict[Path, str] = {}
+    for root in found:
+        try:
+            if RunDir(root).status.get("state") == "done":
+                done[root] = RunDir(root).config
+            else:
+                others[root] = "unfinished"
+        except (ValueError, OSError) as error:  # one damaged run, or one of another version, costs the others nothing
+            others[root] = f"cannot be read: {' '.join(str(error).split())}"
     if not done:
         raise CompareError(
-            f"none of {len(found)} runs is done, e.g. {found[0]}; repeat wsvad sweep, or wsvad train with --resume"
+            f"none of {len(found)} runs is done, e.g. {found[0]} ({others[found[0]]}); repeat wsvad sweep, or wsvad "
+            "train with --resume"
         )
-    return done, [root for root in found if root not in done]
+    return done, others
 
 
 def find_evaluations(runs: Mapping[Path, Config], *wanted: Which) -> list[Evaluated]:

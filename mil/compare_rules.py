@@ -58,7 +58,7 @@ def compare_rules(
 ) -> RulesComparison:
     """The rules of selection of each recipe side by side; arguments and errors as those of `compare`."""
     check_metric(metric)
-    runs, unfinished = find_runs(roots)
+    runs, undone = find_runs(roots)
     every = find_evaluations(runs, *(Which(split, rule, protocol, precision) for rule in RULES))
     cells: dict[str, dict[str, Group]] = {}
     for group in grouped(every, names_of(every), resamples=resamples, seed=seed, metrics=[metric]):
@@ -77,7 +77,7 @@ def compare_rules(
         precision,
         numbers["videos"],
         resamples,
-        left_out(unfinished, {root: f"not by {', '.join(rules)}" for root, rules in lacking.items() if rules}),
+        left_out(undone, {root: f"not by {', '.join(rules)}" for root, rules in lacking.items() if rules}),
     )
 
 

@@ -3,39 +3,45 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.files import aside
-from data.types import FrameScores
+import numpy as np
+
+from data.types import FrameScores, true_runs
 
 
 def timelines(
     path: Path, videos: Sequence[FrameScores], fps: Mapping[str, float | None], *, title: str, most: int = 8
 ) -> Path:
-    """Draws score against time for up to `most` videos, with the ground truth shaded, and writes a PNG.
+    """Draws score against time for up to `most` videos, with the ground truth shaded, and writes a PNG or an SVG.
 
-    Anomalous videos come first, in the given order, then normal ones, half of each where there are enough.
+    Anomalous videos come first, in the given order, then normal ones, half of each where there are enough. All share
+    one range of scores. Names are shown as they are.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from mil.drawing import ALARM, INK, Picture, families, limits, literal, thinned, time_axis
 
     anomalous = [v for v in videos if v.labels.any()]
     normal = [v for v in videos if not v.labels.any()]
     shown = anomalous[: max(most - len(normal), (most + 1) // 2)]
     shown += normal[: most - len(shown)]
-    figure = Figure(figsize=(10, 1.15 * len(shown) + 0.8), layout="constrained")
-    axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+    picture = Picture(10, 1.15 * len(shown) + 0.8)
+    axes = picture.subplots(len(shown), 1, squeeze=False)[:, 0]
+    bottom, top = limits(np.concatenate([v.scores for v in shown]))
     for axis, video in zip(axes, shown, strict=True):
-        rate = fps.get(video.video_id) or 1.0
-        seconds = [i / rate for i in range(len(video.scores))]
-        axis.fill_between(seconds, 0, 1, where=video.labels > 0, step="post", color="#e4572e", alpha=0.25, lw=0)
-        axis.step(seconds, video.scores, where="post", color="#17324d", lw=1.3)
-        axis.set(xlim=(0, len(video.scores) / rate), ylim=(-0.02, 1.02), yticks=(0, 1))
-        axis.set_title(video.video_id, fontsize=8, loc="left", pad=2)
+        edges = np.arange(len(video.scores) + 1) / (fps.get(video.video_id) or 1.0)
+        for start, stop in true_runs(video.labels).tolist():
+            axis.axvspan(edges[start], edges[stop], color=ALARM, alpha=0.25, lw=0)
+        pieces, bounds = thinned(video.scores, edges)
+        axis.step(bounds, np.append(pieces, pieces[-1]), where="post", color=INK, lw=1.3)
+        axis.set_ylim(bottom, top)
+        axis.set_title(literal(video.video_id), fontsize=8, loc="left", pad=2, parse_math=False, family=families())
+        if fps.get(video.video_id):
+            time_axis(axis, 0.0, float(edges[-1]))
+        else:
+            axis.set_xlim(0, edges[-1])
         axis.tick_params(labelsize=7)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
-    axes[-1].set_xlabel("seconds" if any(fps.values()) else "frames", fontsize=8)
-    figure.suptitle(f"{title}   (line: score, shaded: ground truth)", fontsize=10)
-    FigureCanvasAgg(figure)
-    with aside(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    return path
+    axes[-1].set_xlabel("time" if any(fps.values()) else "frames", fontsize=8)
+    picture.suptitle(
+        f"{literal(title)}   (line: score, shaded: ground truth)", fontsize=10, parse_math=False, family=families()
+    )
+    return picture.save(path, dpi=110)

@@ -5,6 +5,7 @@ left_out.txt                                                    videos it does w
 log.txt  metrics.jsonl  status.json  resume.pt                  how it went; status.json alone says that it is done
 lock                                                            held (flock) by the process that trains it
 checkpoints/<rule>.{safetensors,json}                           what came out: weights that each rule keeps
+threshold-<rule>.json                                           for events, from training videos; made when asked for
 eval/<split>-<protocol>.json  eval/..._scores.npz               numbers, and the frame scores behind them; of weights
                                                                 that the run has replaced since, they do not count
 """
@@ -26,7 +27,7 @@ from data import manifest
 from data.files import write_text
 from data.store import FeatureStore
 from data.types import FeatureSpec, Video
-from mil.config import LOADER, Config, validate
+from mil.config import Config, parse, validate
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +80,8 @@ class RunDir:
     @property
     def config(self) -> Config:
         """The resolved configuration."""
-        import yaml
-
         path = self.root / "config.yaml"
-        values = yaml.load(path.read_text(), LOADER)  # noqa: S506  # it is a safe one
-        return validate(values, str(path))
+        return validate(parse(path.read_text(), str(path)), str(path))
 
     @property
     def videos(self) -> tuple[Video, ...]:

@@ -285,6 +285,19 @@ def test_runs_that_are_not_done_are_left_out_and_named(tmp_path, state):
         compare([half])
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "status.json"])
+def test_a_run_that_cannot_be_read_costs_the_others_nothing(tmp_path, name):
+    for seed in (0, 1):
+        fake_run(tmp_path, "a", seed, 1.0)
+    torn = fake_run(tmp_path, "a", 2, 9.0)
+    (torn / name).write_text("{head: [")
+    for found in (compare([tmp_path], resamples=5), compare_rules([tmp_path], resamples=5)):
+        (said,) = found.left_out
+        assert said.startswith(f"{torn.name} (cannot be read: ")
+    with pytest.raises(CompareError, match=r"none of 1 runs is done, e\.g\. .*cannot be read"):
+        compare([torn])
+
+
 def test_numbers_of_weights_that_a_run_has_replaced_count_no_more(tmp_path):
     kept, late, other = (fake_run(tmp_path, "a", seed, 1.0) for seed in (0, 1, 2))
     for root, change in ((late, {"step": 20}), (other, {"selected_by": "best"})):
