@@ -23,7 +23,7 @@ const KEYS = {
 };
 
 function pressed(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || false) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || byId("help").open) return;
   const { target } = event;
   if (target.closest("input, select, textarea")) return;
   if (event.key === "?") {
