@@ -70,6 +70,13 @@ def save(
     write_text(path.with_suffix(".json"), json.dumps(found, indent=2) + "\n")
 
 
+def load_online(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """As `load`; a head that looks ahead with the options it was trained with has its `causal_options`, if any."""
+    kept = load(path, device)
+    options = kept.model.head.causal_options
+    return load(path, device, options) if kept.model.head.lookback is None and options else kept
+
+
 def load(path: Path, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None) -> Checkpoint:
     """Reads what `save` wrote, strictly, in evaluation mode. Raises CheckpointError.
 

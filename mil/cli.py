@@ -15,6 +15,7 @@ import click
 
 from mil.bench_cli import bench
 from mil.checkpoint_cli import checkpoint
+from mil.export_cli import export
 from mil.extract_cli import extract
 from mil.options import PATH as _PATH
 from mil.options import json_option as _json_option
@@ -80,6 +81,7 @@ for _command in (
     checkpoint,
     sweep,
     compare,
+    export,
     report,
     recipes,
     score,
@@ -216,26 +218,6 @@ def import_(
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(json.dumps({**report.as_dict(), "store": str(out)}) if as_json else report.describe(out))
-    sys.exit(int(bool(report.failures)))
-
-
-@main.command("export")
-@click.argument("root", metavar="STORE", type=_PATH)
-@click.option("--like", required=True, help="The layout to write: rtfm, rocng, urdmu or xd.")
-@click.option("--out", type=_PATH, required=True, help="A folder for the files and their lists.")
-@click.option("--manifest", type=_PATH, help="The videos, for lists in the order that the other code wants.")
-@_json_option
-def export(root: Path, like: str, out: Path, manifest: Path | None, as_json: bool) -> None:
-    """A feature store -> the files that other people's code reads."""
-    from data import manifest as manifests
-    from data.exporters import export_features
-    from data.store import FeatureStore
-
-    videos = manifests.read(manifest) if manifest else None
-    report = export_features(FeatureStore(root), out, like, videos)
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
-    click.echo(json.dumps({**report.as_dict(), "out": str(out)}) if as_json else report.describe(out))
     sys.exit(int(bool(report.failures)))
 
 

@@ -20,7 +20,6 @@ from data.types import FeatureSpec, Video, VideoFeatures
 from mil import checkpoint, protocol
 from mil.bags import shared_grid
 from mil.config import Config
-from mil.heads import heads
 from mil.model import Model
 from mil.resample import Array
 from mil.rundir import RunDir
@@ -150,7 +149,7 @@ def load(
             f"{run.root} kept no weights by {rule}, only by {', '.join(followed)}; train with --also {rule}"
         )
     place = device_of(device)
-    kept = checkpoint.load(run.checkpoint_of(rule), place, _online(run.config) if online else None)
+    kept = (checkpoint.load_online if online else checkpoint.load)(run.checkpoint_of(rule), place)
     if online and kept.model.head.lookback is None:
         raise ValueError(_looks_ahead(run.config.head.name))
     if not kept.specs:
@@ -179,12 +178,8 @@ def load(
     )
 
 
-def _online(config: Config) -> Mapping[str, Any]:
-    return heads.get(config.head.name).causal_options
-
-
 def _looks_ahead(name: str) -> str:
-    return f"head '{name}' scores a clip by later ones too; leave --online out, or train hlnet, tcn_ibl or cma_la"
+    return f"head '{name}' scores a clip by later ones too; leave --online out, or train another, e.g. hlnet"
 
 
 def _about(run: RunDir, rule: str, kept: checkpoint.Checkpoint, *, online: bool) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from mil.bags import read_features, shared_grid
 from mil.checkpoint import Checkpoint
 from mil.errors import TrainError
 from mil.events import EventRule
-from mil.heads import heads
 from mil.resample import Array
 from mil.rundir import RunDir
 from mil.scoring import score_videos
@@ -80,14 +79,13 @@ def training_threshold(run: RunDir, rule: str | None = None, device: str = "cpu"
         run: its manifest and the features that it was trained on.
         rule: whose weights, of those that the run followed; None: the one that it is judged by.
         device: where the head runs.
-        online: for scores of the head's causal options; kept in RUN/threshold-<rule>-online.json.
+        online: for scores of what came before alone; kept in RUN/threshold-<rule>-online.json.
 
     Raises:
         ValueError: the training videos or their features are not there, or all score alike; pass a threshold instead.
     """
     rule = rule or run.config.select.rule
-    options = heads.get(run.config.head.name).causal_options if online else None
-    kept = checkpoint.load(run.checkpoint_of(rule), device, options)
+    kept = (checkpoint.load_online if online else checkpoint.load)(run.checkpoint_of(rule), device)
     path = run.root / f"threshold-{rule}{'-online' * online}.json"
     key = {"format": FORMAT, "rule": rule, "step": kept.step, "selected_by": kept.selected_by}
     try:

@@ -35,6 +35,7 @@ class ARNetHead(Head):
     """
 
     paper = "Wan et al., ICME 2020"
+    lookback = 1  # each segment by itself
     compares = False
 
     def __init__(

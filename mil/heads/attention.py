@@ -32,6 +32,7 @@ class AttentionHead(Head):
     """
 
     paper = "Ilse et al., ICML 2018"
+    lookback = 1  # each segment by itself
     compares = False
 
     def __init__(

@@ -29,6 +29,7 @@ class DeepMILHead(RankingHead):
     """
 
     paper = "port of Sultani et al., CVPR 2018 to I3D"
+    lookback = 1  # each segment by itself
 
     def __init__(
         self,

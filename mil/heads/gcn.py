@@ -52,6 +52,7 @@ class GCNHead(Staged, Head):
     """
 
     paper = "Zhong et al., CVPR 2019"
+    lookback = 1  # each segment by itself
     remembers = True
     compares = False
 

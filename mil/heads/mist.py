@@ -54,6 +54,7 @@ class MISTHead(Staged, Head):
     """
 
     paper = "Feng et al., CVPR 2021"
+    lookback = 1  # each segment by itself
     remembers = True
 
     def __init__(

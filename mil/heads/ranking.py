@@ -33,6 +33,7 @@ class RankingHead(Head):
     """
 
     paper = "Sultani et al., CVPR 2018"
+    lookback = 1  # each segment by itself
 
     def __init__(
         self,
