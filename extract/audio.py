@@ -191,17 +191,36 @@ class AudioClips:
 
 def _windows(stretches: Iterator[Samples], first: NDArray[np.int64], size: int) -> Iterator[Samples]:
     """Sound from sample 0 on -> windows of `size` samples from each of `first`, in order; silence outside the sound."""
-    held, begin = np.zeros(0, np.float32), 0
+    windows = Windows(size)
     for start in first.tolist():
-        while begin + len(held) < start + size:
-            stretch = next(stretches, None)
-            if stretch is None:
-                break
-            gone = min(max(start - begin, 0), len(held))
-            held = np.concatenate([held[gone:], stretch])
-            begin += gone
-        window = np.zeros(size, np.float32)
-        low, high = max(start, begin), min(start + size, begin + len(held))
+        while windows.end < start + size and (stretch := next(stretches, None)) is not None:
+            windows.add(stretch, start)
+        yield windows.cut(start)
+
+
+class Windows:
+    """Sound from sample 0 on, in memory as far as windows of it are still to be cut."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._begin = 0
+        self._held = np.zeros(0, np.float32)
+
+    @property
+    def end(self) -> int:
+        """Samples that there are so far, those let go included."""
+        return self._begin + len(self._held)
+
+    def add(self, stretch: Samples, first: int) -> None:
+        """Puts a stretch behind what is there, and lets go of everything before sample `first`."""
+        gone = min(max(first - self._begin, 0), len(self._held))
+        self._held = np.concatenate([self._held[gone:], stretch])
+        self._begin += gone
+
+    def cut(self, start: int) -> Samples:
+        """The samples from `start` on, silence where there are none."""
+        window = np.zeros(self._size, np.float32)
+        low, high = max(start, self._begin), min(start + self._size, self.end)
         if low < high:
-            window[low - start : high - start] = held[low - begin : high - begin]
-        yield window
+            window[low - start : high - start] = self._held[low - self._begin : high - self._begin]
+        return window

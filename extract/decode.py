@@ -32,7 +32,7 @@ _FILTERS = {
     "fast_bilinear": Interpolation.FAST_BILINEAR,
 }
 # Containers of single files. Playlists and scripts (hls, concat, ...) name other files and are not among them.
-_CONTAINERS = (
+CONTAINERS = (
     "mov,mp4,m4a,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,mxf,rm,nut,ivf,y4m,yuv4mpegpipe"
 )
 _LOW_FPS = 12.0  # below it, a 16-frame clip lasts longer than the nets and descriptors were made for
@@ -157,19 +157,23 @@ class VideoReader(Reader):
 
     def __init__(self, path: Path | str, *, resize: str = "none", color: str = "rgb", damaged: str = "refuse") -> None:
         super().__init__(path, resize=resize, color=color, damaged=damaged)
-        self._container = open_container(self.path)
-        self.num_bytes = self.path.stat().st_size
-        self._stream = self._container.streams.video[0]
+        self._begin(open_container(self.path))
         self._stream.thread_type = "NONE"
+        self.num_bytes = self.path.stat().st_size
+        self._fault = container_fault(self.path, self._container.format.name)
+        self._ledger.broken_container = self._fault is not None
+
+    def _begin(self, container: "av.container.InputContainer") -> None:
+        """Gets ready for the first picture track of an open container."""
+        self._container = container
+        self._stream = container.streams.video[0]
         self.rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(self.rate) if self.rate else None
         self.notes += slow(self.fps)
-        name = self._container.format.name
-        self._duration = declared_seconds(self._container, self._stream)
+        name = container.format.name
+        self._duration = declared_seconds(container, self._stream)
         self._ledger = Ledger(self.fps, self._stream.time_base, self._stream.codec_context.name, name, self._duration)
         self.times = self._ledger.times
-        self._fault = container_fault(self.path, name)
-        self._ledger.broken_container = self._fault is not None
         self._packets = 0
 
     def close(self) -> None:
@@ -198,15 +202,18 @@ class VideoReader(Reader):
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         for packet in self._demuxed():
-            self._packets += packet.size > 0
-            if packet.size and not packet.is_discard:
-                self._ledger.send(packet.pts, marked=packet.is_corrupt)
-            try:
-                frames = packet.decode()
-            except (av.error.FFmpegError, OSError) as error:
-                self._ledger.fail(packet.pts, self.num_frames, reason_of(error))
-                continue
-            yield from frames
+            yield from self._decode(packet)
+
+    def _decode(self, packet: "av.Packet[av.VideoStream]") -> list[av.VideoFrame]:
+        """The frames that come out when a packet goes in; none after an error, of which the books are kept."""
+        self._packets += packet.size > 0
+        if packet.size and not packet.is_discard:
+            self._ledger.send(packet.pts, marked=packet.is_corrupt)
+        try:
+            return packet.decode()
+        except (av.error.FFmpegError, OSError) as error:
+            self._ledger.fail(packet.pts, self.num_frames, reason_of(error))
+            return []
 
     def _demuxed(self) -> Iterator["av.Packet[av.VideoStream]"]:
         try:
@@ -266,7 +273,7 @@ def open_container(path: Path) -> "av.container.InputContainer":
         raise DecodeError(path, f"{kind}, and no such file as a video is", "correct its path in the manifest")
     if path.stat().st_size == 0:
         raise DecodeError(path, "the file is empty (0 bytes)", "copy or download it again")
-    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
     try:
         container = av.open(f"file:{path}", options=options)
     except (av.error.FFmpegError, OSError) as error:

@@ -152,6 +152,10 @@ class Stretch:
             clips_of(shown(self.pictures.tap(spec, more), spec, rate, wish.reading), spec)
             for spec, rate in zip(wish.specs, self._rates, strict=True)
         ]
+        for spec in wish.specs:
+            if spec.modality != "audio" and spec.decoder != "pyav":
+                wish.note(f"{spec.backbone}: the run's features were decoded by {spec.decoder}, a running source is by "
+                          "PyAV, whose pixels differ a little")  # fmt: skip
         heard = [spec for spec in wish.specs if spec.modality == "audio"]
         self.sound = LiveSound(container, name, heard[0], self.pictures.clock) if heard else None
         self.over = False

@@ -25,11 +25,19 @@ class SoundTrack:
         path: a local video file.
         rate: samples per second to convert to.
         damaged: "refuse" sound of which something is lost, or "keep" the rest in its place, with silence between.
+        container: the open file, where somebody else reads it, closes it and calls `feed` and `flush`.
 
     Raises DecodeError on opening and, once it is known how much is lost, while reading.
     """
 
-    def __init__(self, path: Path, rate: int, *, damaged: str = "refuse") -> None:
+    def __init__(
+        self,
+        path: Path,
+        rate: int,
+        *,
+        damaged: str = "refuse",
+        container: "av.container.InputContainer | None" = None,
+    ) -> None:
         self.path = path
         self.rate = rate
         self.end = 0
@@ -44,7 +52,9 @@ class SoundTrack:
         """Whether nothing comes behind `end`."""
         self.notes: list[str] = []
         self._keep = damaged == "keep"
-        self._container = open_container(path)
+        self._packets = 0
+        self._run: _Run | None = None
+        self._container = container or open_container(path)
         tracks: tuple[Any, ...] = self._container.streams.audio
         self._track = tracks[0] if tracks else None
         if len(tracks) > 1:
@@ -68,64 +78,87 @@ class SoundTrack:
         Args:
             zero: time 0 on the file's clock, seconds.
         """
-        for at, samples in self._resampled(zero):
-            if self.end == 0 and at > self.rate:
-                self.notes.append(f"the sound begins {at / self.rate:.1f} s after the picture: silence before")
-            if self.end:
-                self.gaps += max(at - self.end, 0)
-            while at > self.end:
-                gap = min(at - self.end, self.rate)
-                self.end += gap
-                yield np.zeros(gap, np.float32)
-            fresh = samples[min(self.end - at, len(samples)) :]
-            self.end += len(fresh)
-            yield fresh
+        for samples, rate, time in self._decoded():
+            yield from self._placed(samples, rate, time, zero)
+        yield from self.flush()
+
+    def feed(self, packet: Any, zero: float) -> Iterator[Samples]:
+        """The stretches that are there once a packet of the track is; `zero` as in `stretches`."""
+        for samples, rate, time in self._samples(packet):
+            yield from self._placed(samples, rate, time, zero)
+
+    def flush(self) -> Iterator[Samples]:
+        """What was still under way behind the last packet."""
+        if self._run:
+            for at, made in self._run.flush():
+                yield from self._joined(at, made)
         self.is_through = True
 
-    def _resampled(self, zero: float) -> Iterator[tuple[int, Samples]]:
+    def _placed(self, samples: Samples, rate: int, time: float | None, zero: float) -> Iterator[Samples]:
+        for at, made in self._resampled(samples, rate, time, zero):
+            yield from self._joined(at, made)
+
+    def _joined(self, at: int, samples: Samples) -> Iterator[Samples]:
+        """Samples that belong at `at`, with silence up to there, without what was there before."""
+        if self.end == 0 and at > self.rate:
+            self.notes.append(f"the sound begins {at / self.rate:.1f} s after the picture: silence before")
+        if self.end:
+            self.gaps += max(at - self.end, 0)
+        while at > self.end:
+            gap = min(at - self.end, self.rate)
+            self.end += gap
+            yield np.zeros(gap, np.float32)
+        fresh = samples[min(self.end - at, len(samples)) :]
+        self.end += len(fresh)
+        yield fresh
+
+    def _resampled(self, samples: Samples, rate: int, time: float | None, zero: float) -> Iterator[tuple[int, Samples]]:
         """Samples at `self.rate` with the place of the first one; a new start wherever timestamps jump."""
-        run: _Run | None = None
-        for samples, rate, time in self._decoded():
-            due = run.due if run else 0.0
-            time = due if time is None else time - zero
-            if run and due - time > _BACK_S:
-                raise self._bad(f"the time of the sound jumps back by {due - time:.2f} s, to {time:.2f} s")
-            if run is None or rate != run.rate_in or abs(time - due) > _JITTER_S:
-                if run:
-                    yield from run.flush()
-                run = _Run(time, rate, self.rate)
-            yield from run.feed(samples)
-        if run:
-            yield from run.flush()
+        run = self._run
+        due = run.due if run else 0.0
+        time = due if time is None else time - zero
+        if run and due - time > _BACK_S:
+            raise self._bad(f"the time of the sound jumps back by {due - time:.2f} s, to {time:.2f} s")
+        if run is None or rate != run.rate_in or abs(time - due) > _JITTER_S:
+            if run:
+                yield from run.flush()
+            run = self._run = _Run(time, rate, self.rate)
+        yield from run.feed(samples)
 
     def _decoded(self) -> Iterator[tuple[Samples, int, float | None]]:
-        """Mono samples as they are in the file, their rate, and the time of the first one on the file's clock."""
-        packets = 0
         for packet in self._demuxed():
-            packets += packet.size > 0
-            try:
-                frames: list[Any] = packet.decode()
-            except (av.error.FFmpegError, OSError) as error:
-                self.reason = reason_of(error)
-                self.lost += 1
-                continue
-            pieces = [(to_mono(frame), frame.sample_rate, frame.time) for frame in frames]
-            whole = not packet.is_corrupt and not any(frame.is_corrupt for frame in frames)
-            if not whole:
-                self.lost += 1
-            elif not all(np.isfinite(samples).all() for samples, _, _ in pieces):
-                self.reason = "samples that are no numbers"
-                self.lost += 1
-            elif self._keep or not self.lost:  # what comes behind a loss that is refused is only counted
-                yield from pieces
+            yield from self._samples(packet)
+        self._judge()
+
+    def _samples(self, packet: Any) -> Iterator[tuple[Samples, int, float | None]]:
+        """Mono samples as they are in the file, their rate, and the time of the first one on the file's clock."""
+        self._packets += packet.size > 0
+        try:
+            frames: list[Any] = packet.decode()
+        except (av.error.FFmpegError, OSError) as error:
+            self.reason = reason_of(error)
+            self.lost += 1
+            return
+        pieces = [(to_mono(frame), frame.sample_rate, frame.time) for frame in frames]
+        whole = not packet.is_corrupt and not any(frame.is_corrupt for frame in frames)
+        if not whole:
+            self.lost += 1
+        elif not all(np.isfinite(samples).all() for samples, _, _ in pieces):
+            self.reason = "samples that are no numbers"
+            self.lost += 1
+        elif self._keep or not self.lost:  # what comes behind a loss that is refused is only counted
+            yield from pieces
+
+    def _judge(self) -> None:
+        """Raises DecodeError on a loss that is refused."""
         index = getattr(self._track, "index_entries", None)  # as for pictures: an edit list cuts packets away
         declared = 0 if self._track is None else self._track.frames
-        absent = max(min(declared, declared if index is None else len(index)) - packets, 0)
+        absent = max(min(declared, declared if index is None else len(index)) - self._packets, 0)
         if absent:
             self.reason = "the file is truncated"
         self.lost += absent
         if self.lost and not self._keep:
-            said = f"{self.lost} of {packets + absent} packets of the sound cannot be decoded"
+            said = f"{self.lost} of {self._packets + absent} packets of the sound cannot be decoded"
             raise DecodeError(self.path, f"{said} ({self.reason})", _KEEP)
 
     def _demuxed(self) -> Iterator[Any]:

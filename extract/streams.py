@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 from data.types import FeatureSpec, Video
 from extract.audio import AudioClips
 from extract.clips import clips_of
-from extract.decode import DecodeError, is_torch_side, slow
+from extract.decode import DecodeError, Reader, is_torch_side, slow
 from extract.flow import FlowAlgorithm, FlowReader, flow_algorithm
 from extract.pictures import open_video
 from extract.resample import ResampledReader, check_constant
+from extract.wrapped import WrappedReader
 
 ASSUMED_FPS = 25.0
 """Where neither the file nor the manifest says a frame rate."""
@@ -67,21 +69,8 @@ def _pictures(video: Video, spec: FeatureSpec, reading: Reading) -> Clips:
         device=reading.device,
     ) as reader:
         fps = reader.fps or video.fps  # a folder of pictures has none of its own
-        if spec.fps is not None and not fps:
-            raise DecodeError(
-                video.path,
-                f"its frame rate is not known, and the recipe takes {spec.fps:g} frames/s",
-                "write it into the manifest (fps), or take the frames as they are: --option fps=none",
-            )
-        rate = spec.rate(fps)
-        frames: Any = reader
-        if rate != 1.0:
-            frames = ResampledReader(reader, rate)
-        if "flow" in spec.options:
-            algorithm = _algorithm(str(spec.options["flow"]), reading)
-            quantise = str(spec.options.get("quantise", "none"))
-            resize = spec.resize if is_torch_side(spec.resize) else "none"
-            frames = FlowReader(frames, algorithm, quantise=quantise, resize=resize)
+        rate = rate_of(spec, fps, video.path)
+        frames = shown(reader, spec, rate, reading)
         for clip in clips_of(frames, spec):
             yield clip, fps or ASSUMED_FPS
         if (
@@ -92,6 +81,30 @@ def _pictures(video: Video, spec: FeatureSpec, reading: Reading) -> Clips:
     if not reader.fps:
         notes += slow(fps)
     return Facts(reader.num_frames, fps, reader.num_bytes, (*notes, *_no_rate(fps)), reader.lost)
+
+
+def rate_of(spec: FeatureSpec, fps: float | None, path: Path | str) -> float:
+    """`spec.rate(fps)`. Raises DecodeError where the spec resamples in time and the video's rate is not known."""
+    if spec.fps is not None and not fps:
+        raise DecodeError(
+            path,
+            f"its frame rate is not known, and the recipe takes {spec.fps:g} frames/s",
+            "write it into the manifest (fps), or take the frames as they are: --option fps=none",
+        )
+    return spec.rate(fps)
+
+
+def shown(reader: Reader, spec: FeatureSpec, rate: float, reading: Reading) -> Any:
+    """The frames of a video that clips are made of: resampled by `rate`, turned to flow, as the spec says."""
+    frames: Reader | WrappedReader = reader
+    if rate != 1.0:
+        frames = ResampledReader(reader, rate)
+    if "flow" in spec.options:
+        algorithm = _algorithm(str(spec.options["flow"]), reading)
+        quantise = str(spec.options.get("quantise", "none"))
+        resize = spec.resize if is_torch_side(spec.resize) else "none"
+        frames = FlowReader(frames, algorithm, quantise=quantise, resize=resize)
+    return frames
 
 
 def _sounds(video: Video, spec: FeatureSpec, reading: Reading) -> Clips:
