@@ -49,13 +49,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: Path) -> int:
-    """Removes temporary files below `folder` whose writer is gone: dead on this host, or older than a day.
+def sweep(folder: Path, pattern: str = "**/.*.tmp") -> int:
+    """Removes temporary files in `folder` whose writer is gone: dead on this host, or older than a day.
 
-    Returns how many were removed.
+    The pattern says which; by default all below. Returns how many were removed.
     """
     removed = 0
-    for path in folder.rglob(".*.tmp"):
+    for path in folder.glob(pattern):
         *_, host, pid, _ = ("", "", *path.name.split("."))  # .name.h5.HOST.PID.tmp
         try:
             old = time.time() - path.stat().st_mtime > _STALE_S

@@ -14,6 +14,7 @@ from extract.backbones import create
 from extract.runner import extract_all
 from mil.evaluate import evaluate_run
 from mil.plots import timelines
+from mil.report import report as write_report
 from mil.run import start_run
 
 
@@ -58,12 +59,15 @@ def run_demo(out: Path, *, seed: int, backbone: str, recipe: str, say: Callable[
         {v.id: v.fps for v in found.videos},
         title=f"{recipe} on generated test videos, frame AUC {result.numbers['auc']:.3f}",
     )
+    page = write_report(run.root, out=out / "report.html")
     stage("evaluation", clock)
     say(f"4 numbers   on the {result.numbers['videos']} test videos, {result.path}")
     say("\n".join("            " + line for line in describe(result.numbers).splitlines()))
-    say(f"5 picture   {picture}")
+    say(f"5 pictures  {picture}")
+    say(f"            {page}: every test video beside its scores, in a browser")
     say(f"frame AUC {result.numbers['auc']:.4f} in {sum(seconds.values()):.0f} s; run folder {run.root}")
     numbers = {**result.numbers, "seconds": seconds, "run": str(run.root), "picture": str(picture), "store": str(root)}
+    numbers["report"] = str(page)
     write_text(out / "demo.json", json.dumps(numbers, indent=2) + "\n")
     return numbers
 

@@ -88,15 +88,18 @@ def histogram(videos: Sequence[FrameScores]) -> dict[str, list[Any]]:
 
 def per_video(videos: Sequence[FrameScores], threshold: float | None) -> dict[str, list[float | None]]:
     """Of each video: "auc" inside it, None where it has one class; "peak", its highest score; "missed", the share of
-    its anomalous frames with a score < `threshold`, None without such frames or without a threshold."""
-    found: dict[str, list[float | None]] = {"auc": [], "peak": [], "missed": []}
+    its anomalous frames with a score < `threshold`; "alarms", the share of its normal frames with one >= it. Shares
+    are None without such frames or without a threshold."""
+    found: dict[str, list[float | None]] = {"auc": [], "peak": [], "missed": [], "alarms": []}
     for video in videos:
         inside = video.labels > 0
-        some = bool(inside.any())
-        found["auc"].append(roc_auc(video.scores, video.labels) if some and not inside.all() else None)
+        found["auc"].append(roc_auc(video.scores, video.labels))
         found["peak"].append(float(video.scores.max()))
-        missed = float(np.mean(video.scores[inside] < threshold)) if some and threshold is not None else None
-        found["missed"].append(missed)
+        for name, frames, wrong in (("missed", inside, np.less), ("alarms", ~inside, np.greater_equal)):
+            share = None
+            if threshold is not None and frames.any():
+                share = float(np.mean(wrong(video.scores[frames], threshold)))
+            found[name].append(share)
     return {name: [brief(value) for value in values] for name, values in found.items()}
 
 

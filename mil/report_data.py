@@ -72,7 +72,8 @@ def report_data(
         title, made, version; split, protocol, protocol_about; num_videos, num_frames, num_positive; warnings; runs,
         groups, videos and stops. A piece of a video is a span of frames in which no run's score changes: `stops` is
         base64 of uint32, the frame behind each piece of each video, and `values` of a run base64 of uint16, its score
-        there: low + value / 65535 * (high - low). A video has the pieces [first, first + count).
+        there: low + value / 65535 * (high - low), at or above its threshold where value >= `reach`. A video has the
+        pieces [first, first + count).
 
     Raises:
         CompareError: nothing is evaluated like that; runs with other videos, labels or protocols; two runs of a group
@@ -95,10 +96,11 @@ def report_data(
     for one in evaluated:  # ids and labels are the same in all: `grouped` has refused others
         scored = _in_order(read_scores(one.found.scores), manifests[first], first)
         runs.append(run_data(one, scored, name=called[one.root], group=names[one.root], device=device))
-        levels.append(Levels.of(scored))
+        levels.append(Levels.of(scored, runs[-1]["threshold"]))
     parts = pieces([len(v.labels) for v in scored], [one.levels for one in levels])
     for run, one_level in zip(runs, levels, strict=True):
-        run |= {"low": one_level.low, "high": one_level.high, "values": packed(one_level.levels[parts.last])}
+        run |= {"low": one_level.low, "high": one_level.high, "reach": one_level.reach}
+        run["values"] = packed(one_level.levels[parts.last])
     ids = [v.video_id for v in scored]
     frames = protocols.get(numbers["protocol"])
     data = {
@@ -158,10 +160,12 @@ def _group(group: Group, names: Mapping[Path, str], evaluated: Sequence[Evaluate
 
 
 def _called(roots: Sequence[Path]) -> dict[Path, str]:
-    """The folder's name of each; of those that share one, with the folder above."""
+    """The folder's name of each; of those that share one, with as many folders above as tell them apart."""
     names = {root: root.name for root in roots}
-    twice = {name for name, times in Counter(names.values()).items() if times > 1}
-    return {root: f"{root.parent.name}/{name}" if name in twice else name for root, name in names.items()}
+    for depth in range(2, max((len(root.parts) for root in roots), default=0) + 1):
+        times = Counter(names.values())
+        names = {r: "/".join(r.parts[-depth:]) if times[name] > 1 else name for r, name in names.items()}
+    return names
 
 
 def _title(groups: Sequence[Group], evaluated: Sequence[Evaluated], split: str) -> str:

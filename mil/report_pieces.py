@@ -5,6 +5,7 @@ A clip's score stands on all its frames, so that a video of F frames has far few
 """
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,24 +22,36 @@ LEVELS = 65535
 class Levels:
     """Frame scores of one run: score = low + level / LEVELS * (high - low), within half a level of the true one.
 
+    Beside a threshold it may be a whole level: which side a score lies on is exact.
+
     Args:
         low, high: the lowest and the highest score.
         levels: of all frames of all videos, end to end, uint16.
+        reach: a score reaches the threshold where its level is >= it; None without a threshold.
     """
 
     low: float
     high: float
     levels: NDArray[np.uint16]
+    reach: int | None = None
 
     @classmethod
-    def of(cls, videos: Sequence[FrameScores]) -> "Levels":
+    def of(cls, videos: Sequence[FrameScores], threshold: float | None = None) -> "Levels":
         """All frames of some videos, at least one."""
         scores = np.concatenate([v.scores for v in videos])
         low, high = float(scores.min()), float(scores.max())
         scores -= low
         if high > low:
             scores *= LEVELS / (high - low)
-        return cls(low, high, np.rint(scores).astype(np.uint16))
+        levels = np.rint(scores)
+        if threshold is None:
+            return cls(low, high, levels.astype(np.uint16))
+        if not low < threshold <= high:
+            return cls(low, high, levels.astype(np.uint16), 0 if threshold <= low else LEVELS + 1)
+        reach = max(1, math.ceil(LEVELS * ((threshold - low) / (high - low))))
+        reached = np.concatenate([v.scores for v in videos]) >= threshold
+        levels = np.where(reached, np.maximum(levels, reach), np.minimum(levels, reach - 1))
+        return cls(low, high, levels.astype(np.uint16), reach)
 
 
 @dataclass(frozen=True)

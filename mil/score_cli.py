@@ -70,11 +70,12 @@ def score(
     from mil.score import load
     from mil.score_events import EventList
     from mil.score_files import write
-    from mil.score_inputs import find
+    from mil.score_inputs import apart, find
     from mil.threshold import Threshold, training_threshold
 
     load_plugins(plugins)
     found = find(videos)
+    apart(out, found)
     scorer = load(run, rule=rule, device=device, weights=weights, online=online, damaged=damaged)
     if threshold is None:
         chosen = training_threshold(scorer.run, scorer.rule, str(scorer.device), online=online)
@@ -98,8 +99,8 @@ def score(
                 )  # fmt: skip
                 listed.add(scores, written, events, chosen.about)
             except Exception as error:  # whatever one video does must not cost the others
-                if isinstance(error, OSError) and error.errno in _DISK_FULL:
-                    raise
+                if isinstance(error, OSError) and error.errno in _DISK_FULL:  # it often names no file
+                    raise OSError(error.errno, error.strerror, str(error.filename or out)) from error
                 log.debug("%s", path, exc_info=error)
                 failures[str(path)] = str(error) or type(error).__name__
                 with bar.external_write_mode():

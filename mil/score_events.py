@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from data.files import write_text
 from mil.events import EventRule
-from mil.score_files import EVENTS, FORMAT, Written
-from mil.score_inputs import whole
+from mil.score_files import FORMAT, Written
+from mil.score_inputs import EVENTS, whole
 
 if TYPE_CHECKING:
     from mil.score import VideoScores

@@ -13,20 +13,20 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.files import write_text
+from data.files import sweep, write_text
 from mil.events import EventRule, Span
-from mil.score_inputs import ANNOTATED, printable, whole
+from mil.score_inputs import ANNOTATED, EVENTS, apart, printable, whole
 
 if TYPE_CHECKING:
     from mil.score import VideoScores
 
 FORMAT = 1
-EVENTS = "events.json"
 _ENDINGS = (".csv", ".png", ".svg", ANNOTATED)
 _LONGEST = 120  # bytes of a name; files get endings, and are written aside under longer ones
 
@@ -91,13 +91,15 @@ def write(
         damaged: as the video was read.
         progress: told the number of frames that are annotated so far.
 
-    Raises OSError where nothing can be written.
+    Raises OSError where nothing can be written, ValueError where the folder is the video itself, as pictures.
     """
     from mil.annotate import annotate
     from mil.timeline import timeline
 
+    apart(folder, [scores.path])
     folder.mkdir(parents=True, exist_ok=True)
     name = name_in(folder, scores.path)
+    sweep(folder, f".{escape(name)}.*.tmp")  # of a killed scoring; an annotated video may be large
     spans = scores.events(rule) if rule is not None else []
     path = folder / f"{name}.json"
     endings = [".csv", *(f".{kind}" for kind in pictures), *([ANNOTATED] if annotated else [])]

@@ -50,14 +50,15 @@ class VideoScores:
 
         With a rule, its threshold and the events are drawn too. Needs no display.
         """
-        from mil.timeline import figure, timeline
+        from mil.timeline import figure
 
         shown: dict[str, Any] = {"title": self.video_id, "clips": self.times[self.grid.starts]}
         if rule is not None:
             shown |= {"events": self.events(rule), "threshold": rule.high, "low": rule.low}
+        drawn = figure(self.scores, self.times, **shown)
         if path is not None:
-            timeline(Path(path), self.scores, self.times, **shown)
-        return figure(self.scores, self.times, **shown)
+            drawn.save(Path(path))
+        return drawn
 
     def save(self, folder: Path | str, *, rule: EventRule | None = None, about: str = "") -> Path:
         """Writes NAME.csv, NAME.png and NAME.json into the folder, which is made, and returns the last one's path.

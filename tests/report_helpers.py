@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from data.types import FrameScores
+from mil.report_curves import per_video
+from mil.report_pieces import Levels
+
 CLIP = 16
 FPS = 25.0
 ODD_NAMES = (
@@ -119,6 +123,9 @@ def _run(
     edges = np.linspace(low, high, 41)
     threshold = None if i % 4 == 3 else 0.5
     normal = np.concatenate([s[y == 0], []])
+    scored = [FrameScores(str(v), *one) for v, one in enumerate(zip(spread, labels, strict=True))]
+    levels = Levels.of(scored, threshold)
+    last = np.cumsum(np.concatenate([np.diff(ends, prepend=0) for ends in stops])) - 1
     steps = list(range(10, 410, 10))
     losses = {
         name: [float(np.exp(-t / 150) + rng.normal(0, 0.03)) for t in steps] for name in ("total", "mil", "sparse")
@@ -192,19 +199,11 @@ def _run(
             "normal": np.histogram(s[y == 0], edges)[0].tolist(),
             "anomalous": np.histogram(s[y == 1], edges)[0].tolist(),
         },
-        "low": float(low),
-        "high": float(high),
-        "values": _base64(np.round((np.concatenate(values) - low) / (high - low) * 65535), "<u2"),
-        "per_video": {
-            "auc": [
-                float(roc_auc_score(a, b)) if 0 < a.mean() < 1 else None for a, b in zip(labels, spread, strict=True)
-            ],
-            "peak": [float(x.max()) for x in spread],
-            "missed": [
-                float((b[a == 1] < threshold).mean()) if a.any() and threshold is not None else None
-                for a, b in zip(labels, spread, strict=True)
-            ],
-        },
+        "low": levels.low,
+        "high": levels.high,
+        "reach": levels.reach,
+        "values": _base64(levels.levels[last], "<u2"),
+        "per_video": per_video(scored, threshold),
     }
 
 

@@ -90,6 +90,9 @@ def test_files_folders_and_patterns_are_found_once_each(tmp_path):
     assert names("**/*.mp4", "b/x[1].mp4") == ["a/x.mp4", "b/x[1].mp4"]
     assert names("?") == ["a/deep/y.MKV", "a/x.mp4", "b/x[1].mp4", "b/z.avi"]
     assert names("pictures") == ["pictures/cam"]
+    for name in ("cam.png", "events.json"):  # results of an earlier scoring, in the folder above
+        (tmp_path / "pictures" / name).touch()
+    assert names("pictures") == ["pictures/cam"]
     (tmp_path / "empty").mkdir()
     for given, message in (
         ("empty", "no video in .*empty"),
@@ -98,6 +101,8 @@ def test_files_folders_and_patterns_are_found_once_each(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             names("a", given)
+    with pytest.raises(ValueError, match="a video is named ''"):  # "$UNSET" is not the current folder
+        find([""])
 
 
 def test_names_of_results_never_meet(tmp_path, put):
@@ -212,18 +217,23 @@ def test_a_kill_leaves_nothing_that_looks_done(run, put, tmp_path, stub, monkeyp
     found = json.loads((out / "x.json").read_text())
     assert not found["complete"]
     assert "clips" not in found
+    other = out / ".y.png.elsewhere.1.tmp"  # of another video, it is left alone
+    for left in (out / ".x.scored.mp4.elsewhere.1.tmp", other):
+        left.touch()
+        os.utime(left, (0, 0))  # so old that its writer is gone
     wsvad(run.root, path, "--out", out)
+    other.unlink()
     assert json.loads((out / "x.json").read_text())["complete"]
     assert sorted(p.name for p in out.iterdir()) == ["events.json", "x.csv", "x.json", "x.png"]
 
 
 def test_a_full_disk_ends_the_command(run, put, tmp_path, monkeypatch):
     def full(path, text):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        raise OSError(errno.ENOSPC, "No space left on device")  # of a file that is open: it has no name
 
     monkeypatch.setattr(score_files, "write_text", full)
     result = wsvad(run.root, put("x.mp4"), put("y.mp4"), "--out", tmp_path / "out", code=2)
-    assert "error: No space left on device" in result.stderr
+    assert f"error: No space left on device: {tmp_path / 'out'}; choose another path" in result.stderr
 
 
 def test_what_cannot_be_carried_out_is_refused_before_anything_is_decoded(run, put, tmp_path, monkeypatch):
@@ -254,6 +264,10 @@ def test_what_cannot_be_carried_out_is_refused_before_anything_is_decoded(run, p
         assert re.search(f"error: .*{message}", result.stderr), result.stderr
     result = wsvad(run.root, path, "--out", tmp_path / "taken", code=2)
     assert "events.json is no list of events of this wsvad; choose another --out" in result.stderr
+    (tmp_path / "cam").mkdir()
+    (tmp_path / "cam" / "1.png").touch()
+    result = wsvad(run.root, tmp_path / "cam", path, "--out", tmp_path / "cam", code=2)
+    assert "cam holds the frames of a video that is to be scored; choose another folder" in result.stderr
     assert not out.exists()
 
 

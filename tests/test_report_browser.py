@@ -4,6 +4,7 @@ Every page is watched: a message on the console, a dialog, an error or a request
 fails the test. With WSVAD_SCREENSHOTS=DIR pictures of the page are kept there.
 """
 
+import base64
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -178,6 +179,51 @@ def test_scores_and_truth_are_drawn_where_the_data_say(open_page: Open, report: 
     assert not any(_has_colour(page, picture, "--truth-bar", [[x_of(start) - 4, area["top"] - 2]]))
 
 
+def test_hours_are_drawn_with_every_peak_and_only_once(open_page: Open, tmp_path: Path) -> None:
+    data = example(runs=1, videos=1)
+    clips, peak = 31_250, 20_000  # almost six hours, some thirty clips in each pixel
+    (run,), (video,) = data["runs"], data["videos"]
+    levels = np.random.default_rng(0).integers(9000, 11000, clips).astype("<u2")
+    levels[peak] = 65535
+    video |= {"frames": 16 * clips, "count": clips, "src": None, "events": []}
+    video["clip"]["count"] = clips
+    data["stops"] = base64.b64encode((16 * np.arange(1, clips + 1)).astype("<u4").tobytes()).decode()
+    run |= {"values": base64.b64encode(levels.tobytes()).decode(), "low": 0.0, "high": 1.0}
+    run |= {"threshold": 1.0, "reach": 65535}
+    path = tmp_path / "report.html"
+    path.write_text(render(data), encoding="utf-8")
+    page = open_page(path, _at(data, 0, t=(16 * peak + 8) / 25))
+    assert page.locator(".verdict").inner_text().endswith("above")
+    _press(page, "Shift+ArrowRight")
+    assert page.locator(".verdict").inner_text() == "below"
+    _press(page, "Home")
+    picture, area = _picture(page), _timeline(page)
+    width, height = area["right"] - area["left"], area["bottom"] - area["top"]
+    x = np.floor(area["left"] + (peak + 0.5) / clips * width)
+    assert all(_has_colour(page, picture, "--run-0", [[x, area["bottom"] - part * height] for part in (0.3, 0.6, 1)]))
+    along = [[column, area["bottom"] - height * 10 / 65.535] for column in range(60, int(area["right"]) - 10)]
+    assert all(_has_colour(page, picture, "--run-0", along))
+    assert not any(_has_colour(page, picture, "--run-0", [[x - 30, area["bottom"] - 0.6 * height]]))
+    drawn = page.evaluate(
+        """async () => {
+            let count = 0;
+            for (const name of ["lineTo", "fillRect"]) {
+                const known = CanvasRenderingContext2D.prototype[name];
+                CanvasRenderingContext2D.prototype[name] = function (...place) {
+                    count += 1;
+                    return known.apply(this, place);
+                };
+            }
+            document.getElementById("play").click();
+            for (let i = 0; i < 4; i += 1) await new Promise(requestAnimationFrame);
+            document.getElementById("play").click();
+            return count;
+        }"""
+    )
+    assert 4 <= drawn <= 100  # the cursor alone moves
+    assert _cursor(page) > 0
+
+
 def test_a_click_seeks_and_playing_moves_the_cursor(open_page: Open, report: Path, data: dict[str, Any]) -> None:
     page = open_page(report, _at(data, 0))
     fps = data["videos"][0]["fps"]
@@ -347,18 +393,8 @@ def test_what_gets_in_all_the_same_cannot_run_or_load(browser: Any, report: Path
     assert tried == ["TypeError", "TypeError", "EvalError", "TypeError", "undefined"]
 
 
-def _many(count: int) -> dict[str, Any]:
-    """An example with so many videos, the same few over and over under names of their own."""
-    data = example(runs=2, videos=8)
-    few = data["videos"]
-    data["videos"] = [few[i % 8] | {"id": f"video_{i:04d}"} for i in range(count)]
-    for run in data["runs"]:
-        run["per_video"] = {key: [row[i % 8] for i in range(count)] for key, row in run["per_video"].items()}
-    return data
-
-
 def test_eight_hundred_videos_draw_what_is_in_sight(open_page: Open, tmp_path: Path) -> None:
-    data = _many(800)
+    data = example(runs=1, videos=800)
     path = tmp_path / "report.html"
     path.write_text(render(data), encoding="utf-8")
     page = open_page(path)
@@ -388,6 +424,30 @@ def test_eight_hundred_videos_draw_what_is_in_sight(open_page: Open, tmp_path: P
     assert page.locator("#video-list li:visible").count() == len(arson)
     page.locator("#video-search").fill("no such name")
     assert page.locator("#video-none").is_visible()
+
+
+def test_a_report_without_numbers_and_with_endless_names(open_page: Open, tmp_path: Path) -> None:
+    data = example(runs=2, videos=2)
+    for i, run in enumerate(data["runs"]):
+        run |= {"name": "r" * 200 + str(i), "threshold": None, "reach": None, "classes": []}
+        run |= {"roc": {"x": [], "y": []}, "pr": {"x": [], "y": []}, "loss": {"steps": [], "terms": {}, "looks": {}}}
+        run["numbers"] = dict.fromkeys(run["numbers"])
+        run["per_video"] = {key: [None] * 2 for key in run["per_video"]} | {"peak": [0.5, 0.5]}
+    for group in data["groups"]:
+        group |= {key: None for key in group if key.endswith(("_mean", "_sd"))}
+    data["videos"][0]["id"] = "🎬" * 13 + "-end-of-it"
+    data["videos"][1]["id"] = "\u0645\u0631\u062d\u0628\u0627 12.mp4"
+    path = tmp_path / "report.html"
+    path.write_text(render(data), encoding="utf-8")
+    page = open_page(path, "#runs=7,8")  # a link of another report
+    assert page.evaluate("wsvad.runs()") == [0]
+    text = page.locator("body").text_content().split('{"made"')[0]
+    assert not [word for word in ("Infinity", "NaN", "undefined", "null") if word in text]
+    parts = page.locator("#video-list [data-index='0'] .name span").all_text_contents()
+    assert parts == ["🎬" * 11, "🎬🎬-end-of-it"]
+    assert page.locator("#video-list [data-index='1'] .name").evaluate("(n) => getComputedStyle(n).direction") == "rtl"
+    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -500,8 +560,8 @@ def test_a_link_opens_its_video_and_back_returns(open_page: Open, report: Path, 
     _wait(page, "document.querySelector('video').readyState >= 2")
     assert page.evaluate("document.querySelector('video').currentTime") == pytest.approx(1.2, abs=0.05)
     page.goto(report.as_uri())
-    page.locator(f"#video-list [data-index='{5}']").click()
-    assert page.locator("#video-title").text_content() == data["videos"][5]["id"]
+    page.locator("#video-list [data-index='5']").click()
+    _wait(page, "document.getElementById('video-title').textContent === arg", data["videos"][5]["id"])
     _press(page, "ArrowRight")
     _wait(page, "location.hash.includes('&t=1')")
     page.go_back()

@@ -1,5 +1,6 @@
-// The data of the report, and scores from it. Scores are stored as pieces of frames that share one score in every run:
-// `stops` has the frame behind each piece, a run's `values` one number in 0..65535 for each, between its low and high.
+// The data of the report: scores, and where clips lie. Scores are stored as pieces of frames that share one score in
+// every run: `stops` has the frame behind each piece, a run's `values` one level in 0..65535 for each, between its low
+// and high. Clips follow the grid that made the features, as data/grid.py has it.
 
 const data = JSON.parse(byId("data").textContent);
 
@@ -14,16 +15,9 @@ function bytes(text) {
 const stops = new Uint32Array(bytes(data.stops).buffer);
 const decoded = new Map();
 
-// The scores of a run as floats, one per piece; decoded when they are first asked for.
-function valuesOf(run) {
-  if (!decoded.has(run)) {
-    const { low, high, values } = data.runs[run];
-    const steps = new Uint16Array(bytes(values).buffer);
-    decoded.set(
-      run,
-      Float32Array.from(steps, (step) => low + (step / 65535) * (high - low)),
-    );
-  }
+// The levels of a run, one per piece; decoded when they are first asked for.
+function levelsOf(run) {
+  if (!decoded.has(run)) decoded.set(run, new Uint16Array(bytes(data.runs[run].values).buffer));
   return decoded.get(run);
 }
 
@@ -39,68 +33,67 @@ function pieceAt(video, frame) {
   return low;
 }
 
-const scoreAt = (video, run, frame) => valuesOf(run)[pieceAt(video, frame)];
+function scoreOf(run, piece) {
+  const { low, high } = data.runs[run];
+  return low + (levelsOf(run)[piece] / 65535) * (high - low);
+}
+
+const scoreAt = (video, run, frame) => scoreOf(run, pieceAt(video, frame));
 const thresholdOf = (run) => data.runs[run].threshold;
 
-// Whether a decoded score reaches the run's threshold; null where there is none. Decoding may miss a score by half a
-// step, and scores that equal the threshold are common: within half a step they count as equal.
-function reaches(value, run) {
-  const { threshold, low, high } = data.runs[run];
-  if (!known(threshold)) return null;
-  const half = (high - low) / 65535 / 2;
-  return value >= (threshold - low > half ? threshold - half : threshold);
-}
+// Whether the score at a frame reaches the run's threshold; null where there is none.
+const isAbove = (video, run, frame) =>
+  known(thresholdOf(run)) ? levelsOf(run)[pieceAt(video, frame)] >= data.runs[run].reach : null;
+
 const eventsAt = (video, frame) => video.events.filter(([start, stop]) => start <= frame && frame < stop);
-
-const alarms = new Map();
-
-// Share of a video's normal frames at or above the run's threshold, false alarms; null where there is none of either.
-function alarmShare(index, run) {
-  if (!alarms.has(run))
-    alarms.set(
-      run,
-      data.videos.map((video) => countAlarms(video, run)),
-    );
-  return alarms.get(run)[index];
-}
-
-function countAlarms(video, run) {
-  if (!known(thresholdOf(run))) return null;
-  const values = valuesOf(run);
-  const events = [...video.events].sort((a, b) => a[0] - b[0]);
-  let above = 0;
-  let normal = 0;
-  let start = 0;
-  for (let i = video.first; i < video.first + video.count; i += 1) {
-    let free = stops[i] - start;
-    let from = start; // frames before it are counted: events may overlap
-    for (const [first, last] of events) {
-      const [a, b] = [Math.max(first, from), Math.min(last, stops[i])];
-      if (b > a) [free, from] = [free - (b - a), b];
-    }
-    normal += free;
-    if (reaches(values[i], run)) above += free;
-    start = stops[i];
-  }
-  return normal ? above / normal : null;
-}
 
 const videoIndex = new Map(data.videos.map((video, i) => [video.id, i]));
 
 const isBounded = (run) => data.runs[run].low >= 0 && data.runs[run].high <= 1;
 
-// [low, high] that the scores of runs fit in: the unit interval where all lie in it.
-function rangeOf(runs) {
-  if (runs.every(isBounded)) return [0, 1];
-  const low = Math.min(...runs.map((run) => data.runs[run].low));
-  const high = Math.max(...runs.map((run) => data.runs[run].high));
-  return high > low ? [low, high] : [low - 0.5, high + 0.5];
-}
-
-// [low, high] of one run alone, with its threshold in it.
+// [low, high] of one run, with its threshold in it.
 function ownRange(run) {
   const { low, high, threshold } = data.runs[run];
-  const all = known(threshold) ? [low, high, threshold] : [low, high];
-  const [bottom, top] = [Math.min(...all), Math.max(...all)];
+  const [bottom, top] = [Math.min(low, threshold ?? low), Math.max(high, threshold ?? high)];
   return top > bottom ? [bottom, top] : [bottom - 0.5, top + 0.5];
 }
+
+// [low, high] that runs share: the unit interval where all scores lie in it.
+function rangeOf(runs) {
+  if (runs.every(isBounded)) return [0, 1];
+  const ranges = runs.map(ownRange);
+  return [Math.min(...ranges.map(([low]) => low)), Math.max(...ranges.map(([, high]) => high))];
+}
+
+// First frame of clip i; as data/grid.py has it.
+function clipStart(video, i) {
+  const { stride, rate, tail, count } = video.clip;
+  if (tail === "equal") return Math.floor((i * video.frames) / count);
+  return Math.min(firstOf(i * stride, rate), video.frames - 1);
+}
+
+// First frame of the video for which a resampled frame, or a later one, is the nearest in time.
+const firstOf = (shown, rate) => (rate === 1 ? shown : Math.max(Math.ceil((2 * shown - 1) / (2 * rate) - 1e-9), 0));
+
+function clipStop(video, i) {
+  const { len, step, stride, rate, tail, count } = video.clip;
+  if (tail === "equal") return i + 1 < count ? clipStart(video, i + 1) : video.frames;
+  return Math.max(Math.min(firstOf(i * stride + len * step, rate), video.frames), clipStart(video, i) + 1);
+}
+
+// The latest clip that starts at or before a frame; null where the grid is not known.
+function clipAt(video, frame) {
+  if (!video.clip) return null;
+  let low = 0;
+  let high = video.clip.count - 1;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (clipStart(video, middle) <= frame) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+// Frames between the starts of neighbouring clips, about.
+const clipPitch = (video) =>
+  video.clip.tail === "equal" ? video.frames / video.clip.count : video.clip.stride / video.clip.rate;

@@ -1,4 +1,4 @@
-// Elements and text. Children that are strings become text nodes: no name in the data can become markup.
+// Elements, text and sorting. Children that are strings become text nodes: no name in the data can become markup.
 
 const byId = (id) => document.getElementById(id);
 
@@ -66,4 +66,27 @@ function announce(text) {
   announcing = setTimeout(() => {
     byId("live").textContent = text;
   }, 250);
+}
+
+// A column's title that sorts by it; the one in use says which way.
+function sortHead(tag, key, title, kind, order, sortBy) {
+  const way = order.key === key ? (order.down ? "descending" : "ascending") : null;
+  const mark = h("span", { class: "way", "aria-hidden": "true" }, way ? (order.down ? "▾" : "▴") : "");
+  return h(
+    tag,
+    { scope: "col", class: kind, "aria-sort": way },
+    h("button", { class: "sort", "data-key": key, onclick: () => sortBy(key) }, title, mark),
+  );
+}
+
+// A sorted copy; what has no value stays at the end either way.
+function sorted(items, keyOf, down) {
+  const way = down ? -1 : 1;
+  return items
+    .map((item) => [keyOf(item), item])
+    .sort(([a], [b]) => {
+      if (!known(a) || !known(b)) return Number(!known(a)) - Number(!known(b));
+      return way * (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
+    })
+    .map(([, item]) => item);
 }

@@ -3,8 +3,6 @@
 const timeText = (video, frame) => (video.fps ? clock(frame / video.fps, 2) : `frame ${whole(Math.floor(frame))}`);
 const shownFrame = (video, frame) => Math.min(Math.floor(frame), video.frames - 1);
 
-const isAbove = (video, run, frame) => reaches(scoreAt(video, run, frame), run);
-
 function truthText(video, frame) {
   const kinds = eventsAt(video, frame).map(([, , kind]) => kind || "anomalous");
   return kinds.length ? `inside ${kinds.join(", ")}` : "normal here";
@@ -37,7 +35,7 @@ function runTable(video, index) {
       h("td", { class: "num", "data-title": "AUC" }, number(own.auc[index])),
       h("td", { class: "num", "data-title": "peak" }, number(own.peak[index])),
       h("td", { class: "num", "data-title": "missed" }, percent(own.missed[index], 0)),
-      h("td", { class: "num", "data-title": "alarms" }, percent(alarmShare(index, run), 0)),
+      h("td", { class: "num", "data-title": "alarms" }, percent(own.alarms[index], 0)),
     );
   };
   const titles = [

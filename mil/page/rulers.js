@@ -49,16 +49,21 @@ function drawEvents(context, area, video) {
   }
 }
 
-// Boundaries of clips below the curve; the clip under the cursor as a bar.
-function drawClips(context, area, video, cursor) {
+// The clip under the cursor as a bar below the curve.
+function drawClipHere(context, area, video, cursor) {
+  if (!video.clip) return;
+  const here = clipAt(video, cursor);
+  const x = Math.max(xOf(area, clipStart(video, here)), area.left);
+  const end = Math.min(xOf(area, clipStop(video, here)), area.right);
+  context.fillStyle = colour("clip");
+  if (end > x) context.fillRect(x, area.bottom + 3, Math.max(end - x, 1), 6);
+}
+
+// Boundaries of clips, where they are far enough apart.
+function drawClips(context, area, video) {
   if (!video.clip) return;
   const pixels = (clipPitch(video) / (area.to - area.from)) * (area.right - area.left);
   const y = area.bottom + 3;
-  const bar = (a, b) => [Math.max(xOf(area, a), area.left), Math.min(xOf(area, b), area.right)];
-  const here = clipAt(video, cursor);
-  const [x, end] = bar(clipStart(video, here), clipStop(video, here));
-  context.fillStyle = colour("clip");
-  if (end > x) context.fillRect(x, y, Math.max(end - x, 1), 6);
   if (pixels < CLIPS_FROM) return;
   context.strokeStyle = colour("soft");
   context.beginPath();

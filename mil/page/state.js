@@ -1,4 +1,6 @@
-// What the reader has chosen: the runs that are drawn, the one that the lists of videos go by. Everything else listens.
+// What the reader has chosen: the runs that are drawn, the one that the lists of videos go by, and the address that says
+// so. #video=ID&t=SECONDS&runs=0,3 opens a video (f=FRAME where its frame rate is not known); anything else is the
+// overview. Back and forward work.
 
 const state = { runs: [], focus: 0 };
 const slots = new Map(); // run -> colour, kept for as long as the run is shown
@@ -57,3 +59,43 @@ function colour(name) {
 }
 
 const runColour = (run) => colour(`run-${slotOf(run) % COLOURS}`);
+
+function readHash() {
+  const found = {};
+  for (const part of location.hash.slice(1).split("&")) {
+    const at = part.indexOf("=");
+    if (at < 1) continue;
+    try {
+      found[part.slice(0, at)] = decodeURIComponent(part.slice(at + 1));
+    } catch {
+      // a broken link: that part of it says nothing
+    }
+  }
+  const time = (text) => (text !== undefined && Number.isFinite(Number(text)) ? Math.max(Number(text), 0) : null);
+  return {
+    video: found.video ?? null,
+    seconds: time(found.t),
+    frame: time(found.f),
+    runs:
+      found.runs
+        ?.split(",")
+        .filter((text) => /^\d+$/.test(text))
+        .map(Number)
+        .filter((run) => run < data.runs.length) ?? null,
+  };
+}
+
+function hashOf(video, frame) {
+  const parts = [];
+  if (video) {
+    parts.push(`video=${encodeURIComponent(video.id)}`);
+    if (frame > 0) parts.push(video.fps ? `t=${+(frame / video.fps).toFixed(3)}` : `f=${Math.floor(frame)}`);
+  }
+  if (!sameRuns(state.runs, defaultRuns())) parts.push(`runs=${state.runs.join(",")}`);
+  return parts.length ? `#${parts.join("&")}` : "#";
+}
+
+function setHash(hash) {
+  if (hash === "#" && !location.hash.includes("=")) return; // an anchor of the overview stays
+  if (hash !== location.hash) history.replaceState(null, "", hash);
+}

@@ -19,6 +19,13 @@ function sized(canvas, width, height) {
   return context;
 }
 
+// The canvas as another shows it, to be drawn on.
+function copied(canvas, from) {
+  const context = sized(canvas, canvas.clientWidth, canvas.clientHeight);
+  context.drawImage(from, 0, 0, canvas.clientWidth, canvas.clientHeight);
+  return context;
+}
+
 function drawTruth(context, area, video, alpha) {
   context.save();
   context.globalAlpha = alpha;
@@ -33,50 +40,51 @@ function drawTruth(context, area, video, alpha) {
 
 // The score of a run as steps. Where many pieces share a pixel, their lowest and highest are drawn: no peak is lost.
 function drawSteps(context, area, video, run, range, width) {
-  const values = valuesOf(run);
   const last = video.first + video.count - 1;
   const from = Math.max(area.from, 0);
-  let column = null;
+  let column = null; // of a pixel: {x, low, high}, from where the last one ended
   let x = xOf(area, from);
   let i = pieceAt(video, from);
+  let before = yOf(area, scoreOf(run, i), range);
+  const through = () => {
+    if (!column) return;
+    context.fillRect(column.x, column.high - width / 2, width, column.low - column.high + width);
+    context.moveTo(column.x + 0.5, before);
+    column = null;
+  };
   context.save();
   context.beginPath();
   context.rect(area.left, 0, area.right - area.left, area.bottom + 2);
   context.clip();
+  context.fillStyle = runColour(run);
   context.beginPath();
-  context.moveTo(x, yOf(area, values[i], range));
+  context.moveTo(x, before);
   for (; i <= last; i += 1) {
     const end = xOf(area, Math.min(stops[i], area.to));
-    const y = yOf(area, values[i], range);
+    const y = yOf(area, scoreOf(run, i), range);
     if (end - x < 1) {
-      if (column?.x === Math.floor(x)) {
-        column.low = Math.max(column.low, y);
-        column.high = Math.min(column.high, y);
-      } else {
-        if (column) through(context, column);
-        column = { x: Math.floor(x), low: y, high: y };
+      if (column?.x !== Math.floor(x)) {
+        through();
+        column = { x: Math.floor(x), low: before, high: before };
       }
-      column.last = y;
+      column.low = Math.max(column.low, y);
+      column.high = Math.min(column.high, y);
     } else {
-      if (column) through(context, column);
-      column = null;
+      through();
       context.lineTo(x, y);
       context.lineTo(end, y);
     }
+    before = y;
     x = end;
     if (stops[i] >= area.to) break;
   }
-  if (column) through(context, column);
+  through();
   context.setLineDash(dashOf(run));
   context.lineWidth = width;
   context.lineJoin = "round";
   context.strokeStyle = runColour(run);
   context.stroke();
   context.restore();
-}
-
-function through(context, column) {
-  for (const y of [column.low, column.high, column.last]) context.lineTo(column.x + 0.5, y);
 }
 
 function drawLevel(context, area, y, name) {

@@ -125,7 +125,7 @@ function drawSummary() {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const order = { key: "auc", down: true };
   const keyOf = (group) =>
-    ({ name: group.name, head: group.head, seeds: group.runs.length })[order.key] ?? group[`${order.key}_mean`] ?? -1;
+    ({ name: group.name, head: group.head, seeds: group.runs.length })[order.key] ?? group[`${order.key}_mean`];
   const sortBy = (key) => {
     order.down = order.key === key ? !order.down : !["name", "head"].includes(key);
     order.key = key;
@@ -142,7 +142,11 @@ function drawSummary() {
           "tr",
           {},
           SUMMARY_COLUMNS.map(([key, title, kind]) => sortHead("th", key, title, kind, order, sortBy)),
-          h("th", { scope: "col", class: "strip" }, `AUC by seed, ${number(low, 2)} to ${number(high, 2)}`),
+          h(
+            "th",
+            { scope: "col", class: "strip" },
+            values.length ? `AUC by seed, ${number(low, 2)} to ${number(high, 2)}` : "AUC by seed",
+          ),
         ),
       ),
       ...groups.map((group) => {

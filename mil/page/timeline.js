@@ -11,6 +11,8 @@ function timelineOf(video, canvas, overview, onView) {
   let cursor = 0;
   let pointed = null;
   let queued = false;
+  let changed = true; // more than the cursor
+  const still = [h("canvas"), h("canvas")]; // both without the cursor, which moves with every frame that plays
   let shared = state.runs.every(isBounded) || state.runs.length === 1;
 
   const rangeFor = (run) => (shared ? rangeOf(state.runs) : ownRange(run));
@@ -34,13 +36,24 @@ function timelineOf(video, canvas, overview, onView) {
   const draw = () => {
     queued = false;
     if (!canvas.clientWidth) return;
-    const context = sized(canvas, canvas.clientWidth, canvas.clientHeight);
+    if (changed) drawStill();
+    changed = false;
+    const context = copied(canvas, still[0]);
+    const area = areaOf();
+    drawClipHere(context, area, video, cursor);
+    if (pointed !== null) drawCursor(context, area, pointed, "faint-ink", false);
+    drawCursor(context, area, cursor, "ink", true);
+    drawCursor(copied(overview, still[1]), wholeArea(), cursor, "ink", false);
+  };
+
+  const drawStill = () => {
+    const context = sized(still[0], canvas.clientWidth, canvas.clientHeight);
     const area = areaOf();
     context.font = "11px " + getComputedStyle(canvas).fontFamily;
     drawGrid(context, area, video, shared || state.runs.length === 1 ? rangeFor(state.runs[0]) : null);
     drawTruth(context, area, video, 0.2);
     drawEvents(context, area, video);
-    drawClips(context, area, video, cursor);
+    drawClips(context, area, video);
     const focus = state.runs.includes(state.focus) ? state.focus : state.runs[0];
     const thresholds = state.runs.length === 1 || !shared ? [focus] : state.runs;
     for (const run of thresholds)
@@ -48,17 +61,14 @@ function timelineOf(video, canvas, overview, onView) {
     for (const run of state.runs.filter((other) => other !== focus))
       drawSteps(context, area, video, run, rangeFor(run), 1.5);
     drawSteps(context, area, video, focus, rangeFor(focus), 2);
-    if (pointed !== null) drawCursor(context, area, pointed, "faint-ink", false);
-    drawCursor(context, area, cursor, "ink", true);
     drawOverview();
   };
 
   const drawOverview = () => {
-    const context = sized(overview, overview.clientWidth, overview.clientHeight);
+    const context = sized(still[1], overview.clientWidth, overview.clientHeight);
     const area = wholeArea();
     drawTruth(context, { ...area, top: 0, bottom: overview.clientHeight }, video, 0.28);
     drawSteps(context, area, video, state.focus, ownRange(state.focus), 1);
-    drawCursor(context, area, cursor, "ink", false);
     if (!isZoomed()) return;
     context.fillStyle = colour("veil");
     const [a, b] = [xOf(area, from), xOf(area, to)];
@@ -73,13 +83,17 @@ function timelineOf(video, canvas, overview, onView) {
     queued = true;
     requestAnimationFrame(draw);
   };
+  const laterAll = () => {
+    changed = true;
+    later();
+  };
   const isZoomed = () => to - from < video.frames - 0.5;
   const look = (start, length) => {
     const span = Math.min(Math.max(length, Math.min(FEWEST, video.frames)), video.frames);
     from = Math.min(Math.max(start, 0), video.frames - span);
     to = from + span;
     onView?.();
-    later();
+    laterAll();
   };
   const zoom = (factor, around = cursor) => {
     const centre = around >= from && around <= to ? around : (from + to) / 2;
@@ -87,8 +101,11 @@ function timelineOf(video, canvas, overview, onView) {
     look(centre - ((centre - from) / (to - from)) * span, span);
   };
   return {
-    draw: later,
-    drawNow: draw,
+    draw: laterAll,
+    drawNow() {
+      changed = true;
+      draw();
+    },
     zoom,
     look,
     isZoomed,
@@ -109,7 +126,7 @@ function timelineOf(video, canvas, overview, onView) {
     },
     share(together) {
       shared = together;
-      later();
+      laterAll();
     },
     isShared: () => shared,
     geometry: () => ({

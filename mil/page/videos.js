@@ -3,7 +3,7 @@
 const filter = { text: "", kind: "all", order: { key: "auc", down: false } };
 let listed = data.videos.map((_, i) => i); // what n and p walk through
 
-const ofVideo = (key, i) => (key === "alarms" ? alarmShare(i, state.focus) : data.runs[state.focus].per_video[key][i]);
+const ofVideo = (key, i) => data.runs[state.focus].per_video[key][i];
 const lengthText = (video) => (video.fps ? clock(video.frames / video.fps, 0) : `${whole(video.frames)} fr.`);
 
 function videoLink(i, ...content) {
@@ -13,8 +13,14 @@ function videoLink(i, ...content) {
 
 function nameOf(video) {
   const { id } = video;
+  const letters = [...id]; // whole ones: not half an emoji
   // long names differ at their ends: the middle gives way
-  return h("span", { class: "name two", title: id }, h("span", {}, id.slice(0, -12)), h("span", {}, id.slice(-12)));
+  return h(
+    "span",
+    { class: "name two", title: id, dir: "auto" },
+    h("span", {}, letters.slice(0, -12).join("")),
+    h("span", {}, letters.slice(-12).join("")),
+  );
 }
 
 const labelBadge = (video) =>
