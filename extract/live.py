@@ -12,6 +12,9 @@ its pictures and its sound are there. What only the whole file could tell is dif
   and says so; a whole file is refused.
 - Sound that comes later than pictures 10 s behind it in the source is silence, and what `extract.live_sound` says.
 
+Writers of a named pipe that follow each other before the last one's bytes are taken are one to us. The clips begin anew
+where their time stamps do (transport streams, Matroska); a fragmented MP4 behind another is lost, which is told.
+
 Memory does not grow with time but for what FFmpeg itself keeps: of a fragmented MP4 the place of every packet, 200 MB
 in a day with sound; of Matroska that of every key frame, some 30 MB; of a transport stream nothing.
 """
@@ -20,15 +23,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Condition, Event, Thread
 from types import TracebackType
 
 from data.types import FeatureSpec
 from extract.decode import DecodeError
-from extract.live_clips import Connection, Gap, LiveClip, Stopped, Wish
-from extract.live_input import input_of
+from extract.live_clips import Connection
+from extract.live_pieces import Ended, Gap, LiveClip, Piece
+from extract.live_sources import input_of
+from extract.live_wish import Stopped, Wish, check_specs
 from extract.streams import Reading
 
 __all__ = ["Ended", "Gap", "LiveClip", "LiveSource", "Piece"]
@@ -36,17 +40,8 @@ __all__ = ["Ended", "Gap", "LiveClip", "LiveSource", "Piece"]
 _MOST_BACKOFF_S = 30.0
 _NOTE_S = 10.0  # between two notes on skipped clips
 _NOTES = 100
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The source has ended: `num_frames` since the last gap, and what was unusual (the latest 100 notes)."""
-
-    num_frames: int
-    notes: tuple[str, ...] = field(default=())
-
-
-Piece = LiveClip | Gap | Ended
+_LATE_S = 10.0  # so long may a clip of a camera or stream wait,
+_MOST_BYTES = 256 << 20  # or so much wait: streams come in segments of some seconds, all at once
 
 
 class LiveSource:
@@ -63,7 +58,7 @@ class LiveSource:
         backoff_s: the pause before opening again, doubled with every failure up to 30 s.
         timeout_s: how long a device or URL may take for opening, or for its next packet.
         ahead: clips that wait to be taken, at least 1. Beyond them the writer of a file or pipe waits, too; of a device
-            or URL the oldest clip is skipped, which is noted.
+            or URL the oldest clip is skipped, which is noted, once it has waited for 10 s or 256 MB wait.
         fps: frames per second where the source does not say.
         device, flow_weights: of nets that compute optical flow, as in `Reading`.
         options: FFmpeg's, for a device or URL: {"video_size": "640x480"}.
@@ -166,21 +161,25 @@ class LiveSource:
         with self._changed:
             if isinstance(piece, LiveClip):
                 while self._clips >= self._ahead and not self._stop.is_set():
-                    if self._input.realtime:
-                        self._skip()
-                    else:
+                    if not self._input.realtime:
                         self._changed.wait()
+                    elif not self._skip():
+                        break
                 self._clips += 1
             self._waiting.append(piece)
             self._changed.notify_all()
 
-    def _skip(self) -> None:
-        """Lets go of the oldest clip that waits."""
+    def _skip(self) -> bool:
+        """Lets go of the oldest clip that waits, if it has waited too long, or too much waits."""
         at, clip = next((i, piece) for i, piece in enumerate(self._waiting) if isinstance(piece, LiveClip))
+        size = sum(data.nbytes for data in clip.data.values())
+        if time.monotonic() - clip.ready < _LATE_S and self._clips * size < _MOST_BYTES:
+            return False
         del self._waiting[at]
         self._clips -= 1
         self._skipped += 1
         self._skipped_frames += min(self._wish.specs[0].stride, clip.stop - clip.start)
+        return True
 
     def _skip_note(self) -> str:
         text = f"slower than the source: {self._skipped_frames} frames ({self._skipped} clips) skipped"
@@ -259,25 +258,3 @@ class LiveSource:
         if failures:
             self._note(f"{reason}; next attempt in {pause:g} s")
         self._stop.wait(pause)
-
-
-def check_specs(specs: Sequence[FeatureSpec]) -> None:
-    """Raises ValueError on specs that one running source cannot meet together."""
-    names = [spec.modality for spec in specs]
-    if not names:
-        raise ValueError("specs must hold at least one spec")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two specs have the modality '{twice[0]}'; pass one per modality")
-    for spec in specs:
-        if spec.modality == "text":
-            raise ValueError(f"{spec.backbone}: text does not come from a running source; take a run without it")
-        if spec.tail in ("given", "equal"):
-            raise ValueError(
-                f"{spec.backbone}: its clips were cut by somebody else's rule (tail '{spec.tail}'); take a run whose "
-                "features wsvad extracted"
-            )
-        if (spec.stride, spec.fps) != (specs[0].stride, specs[0].fps):
-            raise ValueError(
-                f"{spec.backbone} has a clip every {spec.stride} frames (fps {spec.fps}), {specs[0].backbone} every "
-                f"{specs[0].stride} (fps {specs[0].fps}): give all modalities one stride"
-            )

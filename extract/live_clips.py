@@ -1,8 +1,7 @@
 """The clips of an open source while it runs, from pictures that are decoded once and sound that is cut as it comes."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -15,61 +14,12 @@ from data.types import FeatureSpec
 from extract.clips import clips_of
 from extract.decode import DecodeError
 from extract.live_pictures import LivePictures
+from extract.live_pieces import Gap, LiveClip
 from extract.live_sound import LiveSound
-from extract.streams import ASSUMED_FPS, Reading, rate_of, shown
+from extract.live_wish import Stopped, Wish
+from extract.streams import ASSUMED_FPS, rate_of, shown
 
 _NOTE_S = 10.0  # between two notes on damage
-
-
-@dataclass(frozen=True)
-class LiveClip:
-    """Clip number `index` of what was seen without a break, with all its modalities.
-
-    `start` and `stop` are its half-open span in frames of the source, `start_s` and `stop_s` in seconds since the first
-    frame; `data` has one array per modality, as `Backbone.submit` takes it; `fps` is the source's frame rate; `ready`
-    is the moment (`time.monotonic`) at which its last frame was decoded. An index that leaps means that clips were
-    skipped, because whoever uses them is slower than the source.
-    """
-
-    index: int
-    start: int
-    stop: int
-    start_s: float
-    stop_s: float
-    data: Mapping[str, NDArray[Any]]
-    fps: float
-    ready: float
-
-
-@dataclass(frozen=True)
-class Gap:
-    """The source broke off, `reason` says why, at `time` (seconds since 1970). Numbers and times begin anew behind."""
-
-    reason: str
-    time: float
-
-
-class Stopped(Exception):  # noqa: N818  (no error: somebody closed the source)
-    """Whoever takes the clips wants no more."""
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is wanted of a source.
-
-    Args:
-        specs: one per modality.
-        fps: frames per second where the source does not say.
-        reading: where flow is computed, and with which weights.
-        note: is told what is unusual.
-        stopped: whether to stop, asked for every packet.
-    """
-
-    specs: Sequence[FeatureSpec]
-    fps: float | None
-    reading: Reading
-    note: Callable[[str], None]
-    stopped: Callable[[], bool]
 
 
 class Connection:

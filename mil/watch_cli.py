@@ -155,10 +155,10 @@ def stop_asked() -> Iterator[Stop]:
 
 def until(stop: Stop, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
     """The pieces, until there are no more or a stop is asked for."""
-    while not stop.came:
-        stop.waiting = True
+    while True:
         try:
-            piece = next(pieces, None)
+            stop.waiting = True  # before the look at `came`: a signal in between would wait for the next piece
+            piece = None if stop.came else next(pieces, None)
         except KeyboardInterrupt:
             return
         finally:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class Teller:
 
     def __init__(self, path: Path | None, *, text: bool) -> None:
         self._file = path.open("ab", buffering=0) if path else None
+        self._torn = path is not None and is_torn(path)  # the last line of the file has no end
         self._text, self._said, self._warned = text, 0.0, False
 
     def __call__(self, messages: list[dict[str, Any]]) -> None:
@@ -44,12 +46,21 @@ class Teller:
     def _append(self, line: str) -> None:
         if self._file is None:
             return
+        data = f"{line}\n".encode()
+        data = b"\n" + data if self._torn else data
         try:
-            self._file.write(f"{line}\n".encode())
+            written = self._file.write(data) or 0
         except OSError as error:  # a full disk is no reason to stop watching
-            if not self._warned:
-                log.warning("--log cannot be written (%s); lines are lost there, not here", error)
-            self._warned = True
+            self._warn(str(error))
+            return
+        self._torn = written < len(data)
+        if self._torn:
+            self._warn("no space for the whole line")
+
+    def _warn(self, why: str) -> None:
+        if not self._warned:
+            log.warning("--log cannot be written (%s); lines are lost there, not here", why)
+        self._warned = True
 
     def _say(self, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -62,6 +73,15 @@ class Teller:
             log.info("%s", described(message))
 
 
+def is_torn(path: Path) -> bool:
+    """Whether a file ends within a line, as after a kill or on a disk that was full."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
 def described(message: dict[str, Any]) -> str:
     """A message as a line of text."""
     kind, at = message["type"], {n: clock_time(message[n]) for n in ("start_s", "stop_s", "peak_s") if n in message}
@@ -71,8 +91,16 @@ def described(message: dict[str, Any]) -> str:
         return f"ALARM  from {at['start_s']} on  score {message['score']:.3f}, threshold {message['threshold']:.3f}"
     if kind == "event":
         return f"event  {at['start_s']} to {at['stop_s']}  highest score {message['peak']:.3f} at {at['peak_s']}"
-    left = {name: value for name, value in message.items() if name not in ("type", "time") and value is not None}
-    return f"{kind}: " + ", ".join(f"{name} {value}" for name, value in left.items())
+    if kind == "start":
+        late = "" if message["delay_s"] is None else f", scores come {message['delay_s']:.2f} s after a clip's end"
+        about = f"events begin at {message['threshold']:.3f} ({message['threshold_about']})"
+        return f"start: {message['head']}, {message['run']}{late}; {about}"
+    if kind == "end":
+        names = ("frames", "clips", "skipped", "gaps", "alarms", "events")
+        times = message["latency_s"]
+        latency = f", latency {times['median']:.2f} s, at most {times['max']:.2f} s" if times else ""
+        return f"end: {message['reason']}, " + ", ".join(f"{name} {message[name]}" for name in names) + latency
+    return f"{kind}: " + ", ".join(f"{name} {value}" for name, value in message.items() if name not in ("type", "time"))
 
 
 def clock_time(seconds: float) -> str:

@@ -29,6 +29,7 @@ from mil.score import load
 from mil.threshold import training_threshold
 from mil.train import fit
 from mil.watch import Watcher
+from mil.watch_cli import Stop, until
 from mil.watch_events import Alarm, EventWatch, SpanScores
 from mil.watch_tell import Teller
 from tests.helpers import write_small
@@ -286,6 +287,18 @@ def pipe(tmp_path, run):
     thread.join(10)
 
 
+def status_of(pid):
+    """How a process ended; it has two minutes, on a busy machine, too."""
+    for _ in range(6000):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    pytest.fail("it does not end")
+
+
 def lines(text):
     return [json.loads(line) for line in text.splitlines()]
 
@@ -327,7 +340,13 @@ def test_text_is_for_people(run, caplog):
         r"event  0:00:00.0 to 0:00:06.0  highest score 0\.\d{3} at 0:00:0\d\.\d\n",
         done.stdout,
     )
-    assert "end: reason ended, clips 10, frames 150" in caplog.text
+    assert "start: tcn_ibl, " in caplog.text
+    assert "scores come 0.64 s after a clip's end; events begin at 0.000 (given by the user)" in caplog.text
+    assert re.search(
+        r"end: ended, frames 150, clips 10, skipped 0, gaps 0, alarms 1, events 1, latency \d+\.\d\d s, at most",
+        caplog.text,
+    )
+    assert not re.search(r"[{}\[\]]|None", caplog.text.partition("start: ")[2])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -339,7 +358,7 @@ def test_a_signal_ends_it_with_the_last_line(run, pipe, tmp_path, number):
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), (tmp_path / "errors.txt").read_text()
         time.sleep(0.01)
     os.kill(pid, number)
-    assert os.waitpid(pid, 0)[1] == 0, (tmp_path / "errors.txt").read_text()
+    assert status_of(pid) == 0, (tmp_path / "errors.txt").read_text()
     found = lines(said.read_text())
     assert (found[-1]["type"], found[-1]["reason"]) == ("end", "interrupted")
     assert found[-1]["clips"] == len(of_type(found, "clip")) >= 10
@@ -352,7 +371,7 @@ def test_it_ends_quietly_when_nobody_reads_any_more(run, pipe, tmp_path):
     pid = forked(["--quiet", "watch", str(run.root), str(pipe)], out, errors=errors)
     with out.open() as file:
         assert [json.loads(file.readline())["type"] for _ in range(3)] == ["start", "clip", "clip"]
-    assert os.waitpid(pid, 0)[1] == 0
+    assert status_of(pid) == 0
     assert "Traceback" not in errors.read_text()
     assert "Broken" not in errors.read_text()
 
@@ -376,3 +395,36 @@ def test_a_log_that_cannot_be_written_does_not_end_the_watch(caplog, capsys):
         tell([{"type": "clip"}, {"type": "end"}])
     assert [m["type"] for m in lines(capsys.readouterr().out)] == ["clip", "end"]
     assert caplog.text.count("--log cannot be written") == 1
+
+
+def test_a_log_goes_on_in_a_line_of_its_own(tmp_path, caplog, capsys, monkeypatch):
+    """Behind what a kill cut off, and when there is space again."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"type": "cl')
+    with contextlib.closing(Teller(path, text=False)) as tell:
+        tell([{"type": "start"}])
+        whole = tell._file
+
+        class Full:
+            write = staticmethod(lambda data: whole.write(data[:7]))
+            close = whole.close
+
+        monkeypatch.setattr(tell, "_file", Full)
+        tell([{"type": "clip"}])
+        monkeypatch.setattr(tell, "_file", whole)
+        tell([{"type": "end"}])
+    assert path.read_text().splitlines() == ['{"type": "cl', '{"type": "start"}', '{"type"', '{"type": "end"}']
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert caplog.text.count("--log cannot be written (no space") == 1
+
+
+def test_a_signal_right_before_waiting_is_not_lost():
+    """It comes when nothing breaks in yet, and the source may stay silent for ever."""
+
+    class Asked(Stop):
+        def __setattr__(self, name, value):
+            if name == "waiting" and value:
+                self.ask(signal.SIGTERM, None)
+            super().__setattr__(name, value)
+
+    assert list(until(Asked(), iter(["piece"]))) == []
