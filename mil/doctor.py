@@ -29,7 +29,7 @@ def examine() -> list[Check]:
     """All checks, in the order in which a person would want them."""
     checks = (
         _packages, _torch, _gpu, _torchvision, _pytorchvideo, _opencv, _decoder, _torchcodec, _ray, _tensorboard,
-        _wandb, _weights, _store, _disk,
+        _wandb, _onnx, _weights, _store, _disk,
     )  # fmt: skip
     found = []
     for check in checks:
@@ -192,6 +192,14 @@ def _tracker(name: str) -> Check:
         return Check(name, "ok", version(name))
     except (TrackerError, PackageNotFoundError):
         return Check(name, "WARN", f"not installed; only --track {name} needs it", f"pip install 'wsvad[{name}]'")
+
+
+def _onnx() -> Check:
+    try:
+        found = [f"{name} {version(name)}" for name in ("onnx", "onnxruntime", "onnxscript")]
+        return Check("onnx", "ok", ", ".join(found))
+    except PackageNotFoundError as error:
+        return Check("onnx", "WARN", f"no {error.name}; only export --onnx needs it", "pip install 'wsvad[onnx]'")
 
 
 def _weights() -> Check:
