@@ -1,4 +1,4 @@
-"""What an exported model says of itself: all that a program without this code needs to go from a video to frame scores."""
+"""What an exported model says of itself: what a program without this code needs from a video to frame scores."""
 
 import json
 from importlib.metadata import version

@@ -74,7 +74,7 @@ def features_of(
 def run_cli(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """`python -m mil ...` from the repository's root."""
     command = [sys.executable, "-m", "mil", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -75,6 +75,7 @@ def forked(command: list[str], said: Path, how: str = "fork", errors: Path | Non
     status = 9
     try:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
         for number, path in ((1, said), (2, errors or said)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))

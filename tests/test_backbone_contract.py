@@ -17,8 +17,17 @@ from tests.helpers import numbered_frames
 
 NAMES = backbones.names()
 NETS = [name for name in NAMES if issubclass(backbones.get(name), Net)]
-LARGE = 8  # GMAC: beyond it, a second clip and a second instance tell no more than they cost
-SHORTER = {"i3d_vf": 16, "i3d_vf_flow": 16, "swin3d_b": 8, "swin3d_s": 8, "swin3d_t": 8}  # frames, for the same reason
+LARGE = 8  # GMAC: beyond it, a second instance tells no more than it costs
+# Frames, and pixels of a crop, for the same reason: what a net does with its own size is asked for without arithmetic,
+# beside its number of operations (tests/test_extract_*.py).
+SHORTER = {
+    **dict.fromkeys(("i3d_rocng", "i3d_rocng_flow", "i3d_urdmu", "i3d_vf", "i3d_vf_flow", "i3d_xd", "i3d_xd_flow"), 10),
+    **dict.fromkeys(("i3d_rtfm", "i3d_rtfm_nl", "i3d_gowtham"), 8),
+    **dict.fromkeys(("swin3d_b", "swin3d_s", "swin3d_t", "r3d_18", "mc3_18", "r2plus1d_18"), 4),
+    "r2plus1d_r50": 13,
+    "csn_r101": 25,
+}
+SMALLER = dict.fromkeys(("c2d_r50", "i3d_r50", "slow_r50", "slowfast_r50", "csn_r101", "r2plus1d_r50"), 224)
 
 
 def options_for(name: str) -> dict[str, object]:
@@ -64,18 +73,21 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def net(name):
-    return create(name, **options_for(name))
+    with pytest.MonkeyPatch.context() as patch:
+        if name in SMALLER:
+            patch.setattr(backbones.get(name), "crop_size", SMALLER[name])
+        yield create(name, **options_for(name))
 
 
 @pytest.fixture(scope="module")
-def clips(net, path):
-    """The first clips of the video, as the engine hands them to this backbone; one of a large net."""
+def clips(name, net, path):
+    """The first clips of the video, as the engine hands them to this backbone, one of a net; and the first inverted."""
     found = []
     for clip, _ in clips_from(Video("v", str(path), "test", 0), net.spec, Reading()):
         found.append(clip)
-        if len(found) == (1 if net.gmac > LARGE else 2):
+        if len(found) == (1 if name in NETS else 2):
             break
-    return found
+    return [*found, inverted(found[0])]
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +110,10 @@ def test_shape_type_and_finiteness(net, clips, features):
     assert np.isfinite(features.astype(net.spec.dtype)).all()
 
 
-def test_it_sees_the_video(net, clips, features):
+def test_it_sees_the_video(features):
     """A backbone that returns the same for every clip passes everything else here."""
     assert features.std() > 0
-    other = net.submit([inverted(clips[0])], [25.0])()
-    assert not np.allclose(other[0], features[0], rtol=1e-3)
+    assert not np.allclose(features[-1], features[0], rtol=1e-3)
 
 
 def test_another_one_alone_in_its_batch_gives_the_same_to_the_bit(name, net, clips, features):

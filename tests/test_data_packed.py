@@ -296,7 +296,7 @@ def test_several_processes_make_a_pack_once(store):
     workers = [context.Process(target=_make_slowly, args=(store.root, queue)) for _ in range(3)]
     for worker in workers:
         worker.start()
-    found = [queue.get(timeout=60) for _ in workers]
+    found = [queue.get(timeout=300) for _ in workers]
     for worker in workers:
         worker.join()
     assert sorted(built for built, _ in found) == [False, False, True]

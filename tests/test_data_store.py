@@ -359,6 +359,7 @@ _CREATE = """
 import sys
 from data.store import FeatureStore
 from data.types import FeatureSpec
+print("ready", flush=True)
 sys.stdin.readline()
 try:
     store = FeatureStore(sys.argv[1], FeatureSpec(backbone="test", dim=int(sys.argv[2]), weights="none"))
@@ -375,11 +376,11 @@ def test_of_two_specs_at_once_one_wins_and_the_others_are_told(tmp_path):
         )
         for dim in ("5", "6", "5", "6")
     ]
-    time.sleep(1.0)  # all have imported and wait
+    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 4  # all have imported and wait
     for worker in workers:
         worker.stdin.write("\n")
         worker.stdin.flush()
-    said = [worker.communicate(timeout=30)[0].strip() for worker in workers]
+    said = [worker.communicate(timeout=300)[0].strip() for worker in workers]
     winner = FeatureStore(tmp_path / "s").spec.dim
     for dim, line in zip((5, 6, 5, 6), said, strict=True):
         if dim == winner:
@@ -448,7 +449,7 @@ import sys, time
 from data.store import FeatureStore
 with FeatureStore(sys.argv[1]).claim(sys.argv[2]) as mine:
     print(mine, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

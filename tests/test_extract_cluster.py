@@ -73,7 +73,7 @@ def test_a_node_and_an_actor_killed_in_the_middle(tmp_path, slow):
     given = ("--backbone", "slow", "--plugin", slow, "--fatal", "black", "--out", tmp_path / "out")
     done = subprocess.run(
         [sys.executable, "-m", "tests.cluster_runs", tmp_path / "m.csv", *given],
-        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     said = json.loads(done.stdout)  # nothing else there: Ray is kept quiet

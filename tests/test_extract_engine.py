@@ -357,14 +357,14 @@ def test_a_video_that_another_process_has_is_left_to_it(tmp_path, files):
     runs.start()
     for video in (files[1], files[0], files[1]):
         coming.put(video)
-        outcome = found.get(timeout=60)
+        outcome = found.get(timeout=300)
         assert (outcome.video_id, outcome.elsewhere, outcome.error) == (video.id, video is files[1], "")
     holder.communicate("\n")
     coming.put(files[1])
-    outcome = found.get(timeout=60)
+    outcome = found.get(timeout=300)
     assert (outcome.video_id, outcome.frames, outcome.elsewhere) == ("v1", 58, False)
     coming.put(None)
-    runs.join(timeout=60)
+    runs.join(timeout=300)
     assert sorted(contents(tmp_path / "s")) == sorted(
         str(FeatureStore(tmp_path / "s").path(i).relative_to(tmp_path / "s")) for i in ("v0", "v1")
     )
@@ -399,7 +399,7 @@ def test_a_source_that_waits_for_videos_can_be_closed():
     source = ThreadSource(lambda: (0, never.get()), SPEC, Reading(), 2)
     began = time.monotonic()
     source.close()
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 120
     with contextlib.suppress(ValueError):
         never.put(videos_of(1)[0])  # lets the thread go
 
@@ -414,8 +414,11 @@ def test_a_full_disk_stops_the_run_and_a_rerun_goes_on(tmp_path, files, workers)
     code = f"""
 import resource, signal, sys
 from pathlib import Path
+import extract.backbones.motion
 from data.types import Video
+from extract.backbones import backbones
 from extract.runner import extract_all
+backbones._loaded = True  # neither this process nor its workers need the others: they start sooner
 if __name__ == "__main__":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
@@ -429,7 +432,7 @@ if __name__ == "__main__":
     script.write_text(code)
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "v"), str(tmp_path / "s")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert "OSError: " in done.stdout, done.stdout + done.stderr
     assert "no room for the features of v" in done.stdout

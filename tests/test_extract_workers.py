@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import threading
-import time
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +43,7 @@ if WORKER and (HERE / "unwell").exists():
 
 @backbones.register("moody")
 class Moody(Backbone):
-    """Brightness of a clip; a black one kills the process, a white one kills it once."""
+    """Brightness of a clip; a black one kills the process, a white one kills it once. Slow while it is hunted."""
 
     uses_torch = False
 
@@ -56,7 +55,7 @@ class Moody(Backbone):
         if clips.mean() < 3 or (clips.mean() > 250 and not once.exists()):
             once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.03)
+        time.sleep(0.3 if (HERE / "hunted").exists() else 0.03)
         return clips.mean((1, 2, 3)).reshape(-1, 1, 1).astype(np.float32)
 '''
 
@@ -196,6 +195,8 @@ def test_workers_that_are_killed_from_outside_at_random(tmp_path, moody, monkeyp
     monkeypatch.setattr(workers, "_Worker", Watched)
     over = threading.Event()
     kills = []
+    hunted = tmp_path / "hunted"
+    hunted.touch()
 
     def killer():
         while not over.wait(rng.uniform(0.0, 0.3)) and len(kills) < 6:
@@ -204,6 +205,8 @@ def test_workers_that_are_killed_from_outside_at_random(tmp_path, moody, monkeyp
                 worker = rng.choice(running)
                 os.kill(worker.process.pid, signal.SIGKILL)
                 kills.append(worker.ready)
+                if sum(kills) >= 2:
+                    hunted.unlink(missing_ok=True)
 
     thread = threading.Thread(target=killer)
     thread.start()
@@ -212,6 +215,7 @@ def test_workers_that_are_killed_from_outside_at_random(tmp_path, moody, monkeyp
     finally:
         over.set()
         thread.join()
+        hunted.unlink(missing_ok=True)
     assert sorted([*report.written, *report.present, *report.failures]) == sorted(v.id for v in videos), seed
     assert all("died (exit code -9)" in e or "could start (exit code -9)" in e for e in report.failures.values()), seed
     assert FeatureStore(tmp_path / "s").verify().bad == ()
@@ -305,9 +309,8 @@ def test_a_workers_process_ends_when_its_parent_has_gone(tmp_path, moody):
     for video in good(tmp_path, 3):
         worker.give(video)
     assert worker.pipe.recv().video_id == "good0"
-    began = time.monotonic()
     worker.pipe.close()
-    worker.process.join(60)
-    assert (worker.process.exitcode, time.monotonic() - began < 60) == (0, True)
+    worker.process.join(300)
+    assert worker.process.exitcode == 0
     assert FeatureStore(tmp_path / "s").verify().bad == ()
     worker.process.close()

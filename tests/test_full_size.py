@@ -14,6 +14,9 @@ from click.testing import CliRunner
 from data import manifest
 from data.datasets.sources import lines_of
 from data.datasets.ucf_crime import canonical
+from data.importers import format_of
+from data.importers.sources import SourceFolder
+from data.store import FeatureStore
 from mil.cli import main
 from mil.evaluate import read_scores
 from tests.helpers import shared
@@ -48,7 +51,7 @@ def published_spans(path: Path) -> dict[str, list[tuple[int, int]]]:
 def write_features(src: Path, names: dict[str, int], suffixes: list[str], seed: int) -> None:
     """(T, 8) random numbers per file, for each video and suffix."""
     rng = np.random.default_rng(seed)
-    src.mkdir(parents=True)
+    src.mkdir(parents=True, exist_ok=True)
     for name, clips in names.items():
         parts = rng.standard_normal((len(suffixes), clips, DIM), dtype=np.float32)
         header = header_of(clips)
@@ -125,14 +128,18 @@ def test_ucf_crime_at_full_size(tmp_path):
 
 
 def test_xd_violence_at_full_size(tmp_path):
-    """3,954 + 800 videos, RGB in five crops; no lengths but those of the features."""
+    """3,954 + 800 videos, RGB in five crops; no lengths but those of the features. Every video finds its files and has
+    a file of its own in a store; of those to train on, one in forty is filled, since UCF-Crime's are all."""
     official = shared("official", "xd-violence")
     videos, store, src = tmp_path / "xd.csv", tmp_path / "store", tmp_path / "i3d-features"
     T = snippets(official)
     train_names = [name for _, name in lines_of(official / "train_names.txt")]
     crops = [f"__{k}" for k in range(5)]
-    write_features(src / "RGB", short(train_names), crops, 0)
     write_features(src / "RGBTest", T, crops, 1)
+    (src / "RGB").mkdir()
+    for name in train_names:
+        for crop in crops:
+            (src / "RGB" / f"{name}{crop}.npy").touch()
     counts = wsvad("index", "xd_violence", "--root", official, "-o", videos, "--option", "videos=no")
     assert {k: counts[k] for k in ("train", "train_anomalous", "test", "test_anomalous", "problems")} == {
         "train": 3954, "train_anomalous": 1905, "test": 800, "test_anomalous": 500, "problems": 0
@@ -140,10 +147,26 @@ def test_xd_violence_at_full_size(tmp_path):
     shutil.copy(official / "annotations.txt", tmp_path)  # without the lists, names come from the features' files
     alone = tmp_path / "alone.csv"
     wsvad("index", "xd_violence", "--root", tmp_path, "-o", alone, "--option", "videos=no")
-    assert manifest.read(alone) == manifest.read(videos)
-    done = wsvad("import", "xd", src, "--manifest", videos, "--out", store, "--option", f"dim={DIM}")
-    assert (done["written"], done["failures"]) == (4754, {})
-    run = train(tmp_path, videos, store)
+    rows = manifest.read(videos)
+    assert manifest.read(alone) == rows
+
+    xd = format_of("xd")
+    folder = SourceFolder(src, xd)
+    for row in rows:
+        parent = "RGB" if row.split == "train" else "RGBTest"
+        assert folder.find(row, xd) == [src / parent / f"{row.id}{crop}.npy" for crop in crops]
+    few = [row for row in rows if row.split == "test" or train_names.index(row.id) % 40 == 0]
+    assert {row.label for row in few if row.split == "train"} == {0, 1}
+    write_features(src / "RGB", short([row.id for row in few if row.split == "train"]), crops, 0)
+    manifest.write(tmp_path / "few.csv", few)
+    done = wsvad("import", "xd", src, "--manifest", tmp_path / "few.csv", "--out", store, "--option", f"dim={DIM}")
+    assert (done["written"], done["failures"]) == (len(few), {})
+    files = {FeatureStore(store).path(row.id) for row in rows}
+    assert len(files) == 4754
+    for file in files:  # the disk takes every name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.with_suffix(".name").touch()
+    run = train(tmp_path, tmp_path / "few.csv", store)
     numbers, labels = evaluate(run, "--protocol", "snippets")
     assert (numbers["videos"], numbers["frames"], numbers["positives"]) == (800, 2_330_384, 537_805)
     spans = published_spans(official / "annotations.txt")

@@ -294,12 +294,12 @@ def test_the_next_one_is_made_while_this_one_is_in_use():
     def make(step):
         if step == 2:
             begun.set()
-            assert go.wait(30)
+            assert go.wait(300)
         return step
 
     ahead = Ahead(make, 2)
     assert ahead.get(1) == 1
-    assert begun.wait(30), "asked for by nobody yet"
+    assert begun.wait(300), "asked for by nobody yet"
     go.set()
     assert ahead.get(2) == 2
 
@@ -316,7 +316,7 @@ def test_the_thread_ends_with_the_run_however_that_ends(world):
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    until = time.monotonic() + 30
+    until = time.monotonic() + 300
     while names() and time.monotonic() < until:
         time.sleep(0.01)
     assert names() == []

@@ -287,7 +287,7 @@ def test_sigkill_and_resume_equals_an_uninterrupted_run(world, tmp_path):
         [sys.executable, "-c", KILLER, json.dumps([str(tmp_path), str(world.stores[0].root), setups])],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         cwd=Path(training.__file__).parents[1],
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
         check=False,

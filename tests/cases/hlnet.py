@@ -6,5 +6,5 @@ REACHES = {"auc": 0.9, "ano_auc": 0.8}
 LEARNS = {
     "head": {"dropout": 0.1},
     "data": {"resample": "pick"},  # as published
-    "train": {"steps": 150, "optimizer": {"name": "adam", "lr": 3e-3, "weight_decay": 1e-2}},
+    "train": {"steps": 75, "optimizer": {"name": "adam", "lr": 6e-3, "weight_decay": 1e-2}},
 }

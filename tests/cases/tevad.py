@@ -4,5 +4,5 @@ VARIANTS = [{"as_published": True}, {"fusion": "add"}, {"fusion": "product"}]
 LEARNS = {
     "head": {"dropout": 0.3},
     "data": {"count": 16},
-    "train": {"steps": 80, "optimizer": {"name": "adam", "lr": 3e-3}},
+    "train": {"steps": 40, "optimizer": {"name": "adam", "lr": 6e-3}},
 }

@@ -5,5 +5,5 @@ REACHES = {"auc": 0.9, "ano_auc": 0.8}
 LEARNS = {
     "head": {"width": 16, "length": 32, "window": 2},
     "data": {"resample": "pick"},  # as published
-    "train": {"steps": 120, "optimizer": {"name": "adam", "lr": 2e-3, "weight_decay": 1e-2}},
+    "train": {"steps": 60, "optimizer": {"name": "adam", "lr": 4e-3, "weight_decay": 1e-2}},
 }

@@ -3,5 +3,5 @@ SMALL = {"hidden": [32, 16], "dropout": 0.2}
 LEARNS = {
     "head": {"sparse": 0.05, "kernel": 3},
     "data": {"count": 16},
-    "train": {"optimizer": {"name": "adam", "lr": 2e-3}},
+    "train": {"steps": 80, "optimizer": {"name": "adam", "lr": 5e-3}},
 }
