@@ -23,7 +23,7 @@ from data.store import FeatureStore
 from extract.runner import extract_all
 from tests.helpers import contents
 
-# a lost node is noticed after 3 s instead of 15 s; a busy machine may keep one that lives from answering for half as long
+# a lost node is noticed after 3 s instead of 15; a busy machine may keep one that lives from answering half as long
 WATCHFUL = {"health_check_period_ms": 500, "health_check_failure_threshold": 6, "health_check_initial_delay_ms": 0}
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
 
