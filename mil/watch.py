@@ -100,8 +100,9 @@ class Watcher:
         return round(self.online.delay * self.specs[0].stride / rate, 3) if rate else None
 
     def _clip(self, clip: LiveClip) -> list[Message]:
-        found = []
+        found: list[Message] = []
         if skipped := clip.index - (self._last.index + 1 if self._last else 0):
+            found += self._scored(self.online.close())  # the next clip is no neighbour of those before
             self._counts["skipped"] += skipped
             found.append(self._message("skipped", clips=skipped, clip=clip.index))
         features = self._features(clip)

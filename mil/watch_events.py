@@ -62,7 +62,8 @@ class EventWatch:
 class SpanScores:
     """Spans of frames of one score each: the mean over the clips that cover them, as `ClipGrid.to_frames` has it.
 
-    Frames between two clips take the score of the first, unless clips were skipped there; those have no score.
+    Frames between two clips take the score of the first, unless clips were skipped there; those have no score. A clip
+    lasts for a frame at least, also where resampling makes it shorter.
     """
 
     def __init__(self, spec: FeatureSpec) -> None:

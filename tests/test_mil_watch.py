@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data.store import FeatureStore
@@ -93,6 +93,7 @@ def of_type(messages, *kinds):
 )
 def test_frames_score_as_those_of_the_whole_video(frames, clip_len, stride, step, tail, rate, rng):
     """Whatever the clips: overlapping, with frames between them, resampled; but for frames behind the last clip."""
+    assume(rate is None or clip_len * step >= rate / FPS)  # a clip that is shorter than a frame covers none in a grid
     spec = FeatureSpec("test", 3, clip_len=clip_len, stride=stride, step=step, tail=tail, fps=rate)
     grid = spec.grid(frames, fps=FPS)
     scores = np.array([rng.choice([0.1, 0.7, rng.random()]) for _ in range(len(grid))])
@@ -243,6 +244,14 @@ def test_skipped_clips_are_told_of_and_the_others_keep_their_numbers():
     assert [(m["clips"], m["clip"]) for m in of_type(found, "skipped")] == [(2, 2), (2, 6)]
     assert found[-1]["skipped"] == 4
     assert found[-1]["frames"] == 128
+    expected = []
+    of_each = of_clips(item)
+    for part in (of_each[2:4], of_each[6:8]):  # what lies apart is scored apart
+        scorer = OnlineScorer(model, PLAIN, window=5, delay=1)
+        for clip in part:
+            expected += scorer.push(clip)
+        expected += scorer.close()
+    assert [m["score"] for m in of_type(found, "clip")] == pytest.approx([score for _, score in expected], abs=1e-6)
 
 
 def test_a_source_without_a_single_clip_ends_all_the_same():

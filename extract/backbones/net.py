@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from data.crops import crops_of
 from data.registry import suggest
@@ -27,21 +26,7 @@ from extract.folding import fold_batch_norms
 from extract.nets.conv3d import quicken
 from extract.transforms import crop, resize
 
-_DRAWS = {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "erfinv_"}  # the last: of trunc_normal_
-
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves out the random numbers that modules draw for their parameters while they are made: every one is filled
-    afterwards, from a file or by `randomise`, and those of CLIP ViT-L/14 take two seconds."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__name__", "") in _DRAWS:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 class Net(Backbone):
@@ -104,8 +89,7 @@ class Net(Backbone):
         self._rows = 0  # rows of a forward pass on a GPU; halved when its memory does not suffice
         self._dtype = PRECISIONS[precision]
         self.state = None if chosen.path is None else weight_store.read(chosen.path)
-        with _Undrawn():
-            self.net = self.build()
+        self.net = self.build()
         if self.state is None:
             weight_store.randomise(self.net, chosen.seed)
         else:
