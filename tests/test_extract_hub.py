@@ -209,10 +209,10 @@ def test_the_shortest_clip_is_what_the_head_can_pool(name):
     preset = backbones.get(name)
     shortest = preset.min_frames
 
+    whole = built(name)
+
     def run(frames):
-        net = built(name)
-        if name == "slowfast_r50":
-            net = SlowFast(net, frames).to("meta")
+        net = SlowFast(whole, frames).to("meta") if name == "slowfast_r50" else whole
         return net(torch.empty(1, 3, frames, preset.crop_size, preset.crop_size, device="meta"))
 
     assert run(shortest).shape == (1, preset.recipe.dim)

@@ -355,11 +355,11 @@ def worlds(tmp_path_factory):
     """Planted anomalies in the modalities that a head wants; made once for each set of modalities."""
 
     @cache
-    def of(modalities):
+    def of(modalities, train, test):
         root = tmp_path_factory.mktemp("contract")
-        return make_world(root, train=16, test=6, crops=2, shift=3.0, modalities=modalities)
+        return make_world(root, train=train, test=test, crops=2, shift=3.0, modalities=modalities)
 
-    return lambda name: of(tuple(dims_of(name)))
+    return lambda name, train=16, test=6: of(tuple(dims_of(name)), train, test)
 
 
 def contract_config(name, variant, **train):
@@ -393,7 +393,7 @@ def test_it_learns_planted_anomalies_from_video_labels_alone(name, variant, worl
 )
 def test_a_resumed_run_ends_with_the_same_bytes(name, variant, also, worlds, request, monkeypatch):
     """Interrupted in the middle of a step, after the last state was saved; several stages fit into these few steps."""
-    world = worlds(name)
+    world = worlds(name, train=6, test=3)
     config = contract_config(name, variant, steps=9, save_every=2, pairs=4, batch=8, ema=0.9)
     config = config.model_copy(update={"select": SelectConfig(also=also, every=3)})
     observer = optimistic_look(config, world.test, world.stores) if also else None
