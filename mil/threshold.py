@@ -41,6 +41,7 @@ MIN_S = 1.0
 """Events shorter than that, seconds, are dropped."""
 MERGE_S = 2.0
 """Events less than that apart, seconds, are one."""
+_ROUNDING = 1e-12  # accuracies closer than that are equal: shares of videos are no exact numbers
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,9 @@ def separating(anomalous: Sequence[float], normal: Sequence[float]) -> tuple[flo
     hits = 1 - np.searchsorted(high, middles) / len(high)
     quiet = np.searchsorted(low, middles) / len(low)
     accuracy = (hits + quiet) / 2
-    best = int(accuracy.argmax())
+    best = int(np.flatnonzero(accuracy > accuracy.max() - _ROUNDING)[0])
     variances = (_variance(share[best], len(kind)) for share, kind in ((hits, high), (quiet, low)))
-    good = np.flatnonzero(accuracy >= accuracy[best] - math.sqrt(sum(variances)) / 2)
+    good = np.flatnonzero(accuracy >= accuracy[best] - math.sqrt(sum(variances)) / 2 - _ROUNDING)
     widest = good[np.argmax(np.diff(values)[good])]
     return float(middles[widest]), float(hits[widest]), float(quiet[widest])
 
