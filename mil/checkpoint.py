@@ -71,10 +71,19 @@ def save(
 
 
 def load_online(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """As `load`; a head that looks ahead with the options it was trained with has its `causal_options`, if any."""
+    """As `load`; a head that looks ahead with the options it was trained with has its `causal_options`, if any.
+
+    Raises CheckpointError on a head that looks ahead all the same.
+    """
     kept = load(path, device)
-    options = kept.model.head.causal_options
-    return load(path, device, options) if kept.model.head.lookback is None and options else kept
+    if kept.model.head.lookback is None and (options := kept.model.head.causal_options):
+        kept = load(path, device, options)
+    if kept.model.head.lookback is None:
+        raise CheckpointError(
+            f"head '{kept.config.head.name}' scores a clip by later ones too; leave --online out, or train another, "
+            "e.g. hlnet"
+        )
+    return kept
 
 
 def load(path: Path, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None) -> Checkpoint:

@@ -22,7 +22,6 @@ from mil import checkpoint
 from mil.bag import Bag
 from mil.export_about import describe, kept_shared
 from mil.export_graph import GraphError, Scores, onnx_bytes, torchscript_bytes, trace
-from mil.heads import heads
 from mil.model import Model
 from mil.rundir import RunDir
 
@@ -102,20 +101,8 @@ def export_run(
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if onnx and missing:
         raise ExportError(f"--onnx needs {', '.join(missing)}; pip install 'wsvad[onnx]'")
-    config = run.config
-    followed = config.select.rules
-    chosen = rule or followed[0]
-    if chosen not in followed:
-        raise ValueError(
-            f"{run.root} kept no weights by {chosen}, only by {', '.join(followed)}; train with --also {chosen}"
-        )
-    options = heads.get(config.head.name).causal_options if online else None
-    kept = checkpoint.load(run.checkpoint_of(chosen), options=options)
-    if online and kept.model.head.lookback is None:
-        raise ValueError(
-            f"head '{config.head.name}' scores a clip by later ones too; leave --online out, or train hlnet, tcn_ibl "
-            "or cma_la"
-        )
+    chosen = run.followed(rule)
+    kept = (checkpoint.load_online if online else checkpoint.load)(run.checkpoint_of(chosen))
     unfinished = run.status["state"] != "done"
     about = describe(kept, chosen, dtype, unfinished=unfinished)
     targets = {"onnx": onnx, "torchscript": torchscript}

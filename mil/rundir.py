@@ -117,6 +117,15 @@ class RunDir:
         """Stem of the weights that a rule of selection keeps."""
         return self.root / "checkpoints" / rule
 
+    def followed(self, rule: str | None = None) -> str:
+        """That rule, of those that the run followed; None: the one that it is judged by. Raises RunError on another."""
+        rules = self.config.select.rules
+        if rule is not None and rule not in rules:
+            raise RunError(
+                f"{self.root} kept no weights by {rule}, only by {', '.join(rules)}; train with --also {rule}"
+            )
+        return rule or rules[0]
+
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Holds the run for this process, as two that train it would write over each other's files.

@@ -142,16 +142,9 @@ def load(
     from extract.recreate import files_of, reading_of, recreate, unrelated
 
     run = run if isinstance(run, RunDir) else RunDir(Path(run).expanduser())
-    followed = run.config.select.rules
-    rule = rule or followed[0]
-    if rule not in followed:
-        raise ValueError(
-            f"{run.root} kept no weights by {rule}, only by {', '.join(followed)}; train with --also {rule}"
-        )
+    rule = run.followed(rule)
     place = device_of(device)
     kept = (checkpoint.load_online if online else checkpoint.load)(run.checkpoint_of(rule), place)
-    if online and kept.model.head.lookback is None:
-        raise ValueError(_looks_ahead(run.config.head.name))
     if not kept.specs:
         raise ValueError(
             f"{run.root} was imported, and nobody recorded what made the features it was trained on, so that no video "
@@ -176,10 +169,6 @@ def load(
         about,
         tuple(_warnings(run, rule, kept)),
     )
-
-
-def _looks_ahead(name: str) -> str:
-    return f"head '{name}' scores a clip by later ones too; leave --online out, or train another, e.g. hlnet"
 
 
 def _about(run: RunDir, rule: str, kept: checkpoint.Checkpoint, *, online: bool) -> dict[str, Any]:

@@ -147,8 +147,7 @@ def evaluate(
     device = device_of(device)
     of_run = RunDir(run)
     followed = of_run.config.select.rules
-    if rule is not None and rule not in followed:
-        raise ValueError(f"{run} kept no weights by {rule}, only by {', '.join(followed)}; train with --also {rule}")
+    of_run.followed(rule)
     results = {}
     for one in [rule] if rule else followed:
         if one != followed[0] and one != rule and not of_run.checkpoint_of(one).with_suffix(".json").is_file():
