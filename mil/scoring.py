@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from mil.bag import Bag, collate
 from mil.heads import Head
+from mil.layers.winograd import keeping
 from mil.model import Model
 from mil.precision import Forward
 from mil.resample import Array
@@ -59,25 +61,33 @@ def score_videos(
     batches: list[list[Key]] = batched(lengths, crops, _SIMILAR if ignores_padding(model.head) else 1.0)
     on_cpu, threads = device.type == "cpu", torch.get_num_threads()
     passes = min(threads, _PASSES) if on_cpu else 1
+    kernels: dict[torch.Tensor, torch.Tensor] = {}
     free: SimpleQueue[Forward] = SimpleQueue()  # in bf16 a head's weights are exchanged while it runs
     for _ in range(passes):
         free.put(forward if free.empty() or precision == "fp32" else copy.deepcopy(forward))
 
     def read_all(batch: Sequence[Key]) -> list[Item]:
-        return [_read(read, key, lengths[key]) for key in batch]
+        return [_read(read, key, crops, lengths[key]) for key in batch]
 
-    def scores_of(items: Future[list[Item]]) -> list[NDArray[np.float64]]:
+    def parts_of(batch: Sequence[Key]) -> list[slice]:
+        """Crops of one pass each, as even as can be: a long video goes through in several."""
+        passes = -(-crops // max(_AT_ONCE // lengths[batch[0]], 1)) if len(batch) == 1 else 1
+        ends = [crops * i // passes for i in range(passes + 1)]
+        return [slice(a, b) for a, b in pairwise(ends)]
+
+    def a_pass(items: Future[list[Item]], some: slice) -> NDArray[np.float64]:
         found = items.result()
         own = free.get()
         try:
-            return _scores(model, own, found, device)
+            with keeping(kernels):
+                return _scores(model, own, found, some, device)
         finally:
             free.put(own)
 
     model.eval()
     limit = max([(passes + 1) * _AT_ONCE, *(crops * sum(lengths[key] for key in batch) for batch in batches)])
     waiting, rows = deque(batches), 0
-    begun: deque[tuple[list[Key], Future[list[NDArray[np.float64]]]]] = deque()
+    begun: deque[tuple[list[Key], list[Future[NDArray[np.float64]]]]] = deque()
     setting = partial(torch.set_num_threads, 1) if on_cpu else None
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(passes, initializer=setting) as scorer:
         try:
@@ -88,9 +98,11 @@ def score_videos(
                         break
                     rows += more
                     batch = waiting.popleft()
-                    begun.append((batch, scorer.submit(scores_of, reader.submit(read_all, batch))))
-                batch, scores = begun.popleft()
-                yield from zip(batch, scores.result(), strict=True)
+                    items = reader.submit(read_all, batch)
+                    begun.append((batch, [scorer.submit(a_pass, items, some) for some in parts_of(batch)]))
+                batch, parts = begun.popleft()
+                scores = np.sum([part.result() for part in parts], axis=0) / crops
+                yield from ((key, row[: lengths[key]].copy()) for key, row in zip(batch, scores, strict=True))
                 rows -= crops * sum(lengths[key] for key in batch)
         finally:
             scorer.shutdown(cancel_futures=True)
@@ -124,24 +136,12 @@ def batched(lengths: Mapping[Key, int], crops: int, similar: float) -> list[list
 
 
 @torch.no_grad()
-def _scores(model: Model, forward: Forward, items: Sequence[Item], device: torch.device) -> list[NDArray[np.float64]]:
-    if len(items) > 1:
-        scores = forward(model.scaled(collate(items, np.zeros(len(items), np.int64)).to(device))).scores
-        every = _on_host(scores).numpy()
-        return [row[: _clips(item)].copy() for row, item in zip(every, items, strict=True)]
-    (item,) = items
-    crops = _crops(item)
-    some = max(_AT_ONCE // _clips(item), 1)
-    total = torch.zeros(_clips(item), dtype=torch.float64)
-    for start in range(0, crops, some):
-        bag = _bag(item, slice(start, start + some)).to(device)
-        total += bag.crops * _on_host(forward(model.scaled(bag)).scores[0])
-    return [np.asarray((total / crops).numpy(), dtype=np.float64)]
-
-
-def _on_host(scores: torch.Tensor) -> torch.Tensor:
-    """In float64, which not every device has."""
-    return scores.cpu().double()
+def _scores(
+    model: Model, forward: Forward, items: Sequence[Item], crops: slice, device: torch.device
+) -> NDArray[np.float64]:
+    """The sum over those crops, on the host, in float64, which not every device has; (videos, T of the longest)."""
+    bag = collate(items, np.zeros(len(items), np.int64)) if len(items) > 1 else _bag(items[0], crops)
+    return forward(model.scaled(bag.to(device))).scores.cpu().double().numpy() * bag.crops
 
 
 def _bag(item: Item, crops: slice) -> Bag:
@@ -151,7 +151,7 @@ def _bag(item: Item, crops: slice) -> Bag:
     return Bag(features, torch.ones(1, _clips(item), dtype=torch.bool), torch.zeros(1))
 
 
-def _read(read: Callable[[Key], Item], key: Key, length: int) -> Item:
+def _read(read: Callable[[Key], Item], key: Key, crops: int, length: int) -> Item:
     try:
         item = read(key)
     except (OSError, ValueError) as error:
@@ -160,12 +160,10 @@ def _read(read: Callable[[Key], Item], key: Key, length: int) -> Item:
         raise ValueError(f"{key}: {error}") from error
     if (found := _clips(item)) != length:
         raise ValueError(f"{key}: {length} clips were to be scored, {found} were read; did its file change meanwhile?")
+    if (have := max(len(x) for x in item.values())) != crops:
+        raise ValueError(f"{key}: {crops} crops were to be scored, {have} were read")
     return item
 
 
 def _clips(item: Item) -> int:
     return int(next(iter(item.values())).shape[1])
-
-
-def _crops(item: Item) -> int:
-    return max(len(x) for x in item.values())

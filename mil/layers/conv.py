@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mil.layers.winograd import conv_of_three
+
 
 def conv(layer: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
     """A Conv1d over time: (N, T, D_in), (N, T) bool -> (N, T, D_out), 0 where padded.
@@ -29,14 +31,17 @@ def rows(layer: nn.Conv1d, x: Tensor) -> Tensor:
 def same_conv(layer: nn.Conv1d, x: Tensor) -> Tensor:
     """A Conv1d whose result is as long as its input, (N, T, D_in) -> (N, T, D_out).
 
-    One matrix product for all taps, then a sum of their results, each moved in time: rows stay rows, and a product of
-    that size comes nearer to a processor's peak than its convolutions do, above all in the gradient.
+    Three taps go the way of mil/layers/winograd.py on a CPU. Others are one matrix product for all taps, then a sum of
+    their results, each moved in time: rows stay rows, and a product of that size comes nearer to a processor's peak
+    than its convolutions do, above all in the gradient.
     """
     (taps,), (dilation,) = layer.kernel_size, layer.dilation
     around = layer.padding == (taps // 2 * dilation,) and layer.padding_mode == "zeros"
     if not (_moves_one(layer) and taps % 2 and around):
         y: Tensor = layer(x.transpose(1, 2)).transpose(1, 2)
         return y
+    if taps == 3 and _bears_differences(layer, x):
+        return _biased(conv_of_three(x, layer.weight, dilation), layer)
     return _by_taps(layer, x, [(tap - taps // 2) * dilation for tap in range(taps)])
 
 
@@ -56,11 +61,21 @@ def _moves_one(layer: nn.Conv1d) -> bool:
     return layer.groups == 1 and layer.stride == (1,)
 
 
+def _bears_differences(layer: nn.Conv1d, x: Tensor) -> bool:
+    """Whether it computes on a CPU with digits enough; other devices have convolutions of their own."""
+    on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return on_cpu and x.dtype == layer.weight.dtype and x.dtype in (torch.float32, torch.float64)
+
+
+def _biased(y: Tensor, layer: nn.Conv1d) -> Tensor:
+    return y if layer.bias is None else y + layer.bias
+
+
 def _by_taps(layer: nn.Conv1d, x: Tensor, offsets: list[int]) -> Tensor:
     kernels = layer.weight.permute(2, 0, 1).flatten(0, 1)  # (taps * D_out, D_in)
     each = nn.functional.linear(x, kernels).view(*x.shape[:2], len(offsets), -1)
     moved: Tensor = _SumOfTaps.apply(each, offsets)  # type: ignore[no-untyped-call]
-    return moved if layer.bias is None else moved + layer.bias
+    return _biased(moved, layer)
 
 
 class _SumOfTaps(torch.autograd.Function):

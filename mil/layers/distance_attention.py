@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from mil.layers.conv import conv
 from mil.layers.dropout import Dropout
@@ -94,12 +95,16 @@ class DistanceAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(N, T, dim), (N, T) bool -> (N, T, dim); padded segments are seen by none."""
-        q, k, v, t = self.project(self.norm(x)).chunk(4, dim=-1)
-        q, k, v = (part.reshape(*mask.shape, self.heads, -1).transpose(1, 2) for part in (q, k, v))  # (N, heads, T, d)
-        far = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
-        near = near_mean(t, mask).reshape(*mask.shape, self.heads, -1)  # (N, T, heads, d)
-        both = torch.cat([far.transpose(1, 2), near], dim=-1)
-        return self.drop(self.out(both.flatten(2)))  # type: ignore[no-any-return]
+        width = self.out.in_features // 2
+        of_qkv, of_t = torch.split(self.project.weight, [3 * width, width])
+        of_far, of_near = self.out.weight.view(-1, self.heads, 2, width // self.heads).unbind(2)  # (dim, heads, d)
+        # A is the same in all heads: what meets t before it and after it is one matrix
+        parts = linear(self.norm(x), torch.cat([of_qkv, of_near.flatten(1) @ of_t]))
+        *far, near = torch.split(parts, [width, width, width, len(of_near)], dim=-1)
+        q, k, v = (part.reshape(*mask.shape, self.heads, -1).transpose(1, 2) for part in far)  # (N, heads, T, d)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        result = linear(seen.transpose(1, 2).flatten(2), of_far.flatten(1), self.out.bias) + near_mean(near, mask)
+        return self.drop(result)  # type: ignore[no-any-return]
 
 
 class _FeedForward(nn.Module):
