@@ -7,6 +7,7 @@ from torch import nn
 from mil.layers.causal import left_conv
 from mil.layers.conv import conv, past_conv, same_conv
 from mil.layers.dropout import Dropout
+from mil.layers.winograd import conv_of_three, keeping
 
 
 def with_gradients(layer, call, x, weight):
@@ -34,6 +35,47 @@ def test_a_sum_of_moved_products_is_torchs_convolution(taps, dilation, length, b
     with torch.no_grad():
         there = torch.ones(3, length, dtype=torch.bool)
         assert (past_conv(past, x) - left_conv(past, x, there)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("dilation", [1, 4])
+def test_three_taps_lose_no_more_than_half_a_digit_in_float32(dilation):
+    """Beside one matrix product for each tap, which is as near as float32 comes."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(4, 40, 512).relu(), torch.randn(64, 512, 3)
+    padded = nn.functional.pad(x, (0, 0, dilation, dilation))
+    taps = [(padded[:, i * dilation :][:, :40], weight[..., i].T) for i in range(3)]
+    exact = sum(part.double() @ w.double() for part, w in taps)
+    rms = [
+        float((y - exact).square().mean().sqrt())
+        for y in (sum(a @ w for a, w in taps), conv_of_three(x, weight, dilation))
+    ]
+    assert 0 < rms[0] < rms[1] < 3 * rms[0]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_in_bfloat16_no_differences_are_taken(autocast):
+    """Whole numbers whose sums bfloat16 holds come out exact; half the sum of the taps would have a digit too many."""
+    x = torch.tensor([-3, 2, 84, 81, 79, 78])[None, :, None].float()
+    layer = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+    nn.init.ones_(layer.weight)
+    expected = layer(x.mT).mT
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = same_conv(layer, x) if autocast else same_conv(layer.bfloat16(), x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found.float(), expected)
+
+
+def test_kernels_are_kept_for_as_long_as_one_asks_and_of_parameters_alone():
+    layer, x = nn.Conv1d(4, 6, 3, padding=1), torch.randn(2, 8, 4)
+    kernels = {}
+    with torch.no_grad():
+        with keeping(kernels):
+            first = same_conv(layer, x)
+            layer.weight.mul_(2)
+            assert torch.equal(same_conv(layer, x), first)
+            conv_of_three(x, layer.weight * 1)  # weights made anew for every call would pile up
+        assert list(kernels) == [layer.weight]
+        assert torch.allclose(same_conv(layer, x), layer(x.mT).mT, atol=1e-5)
 
 
 @pytest.mark.parametrize(
