@@ -21,7 +21,8 @@ import time
 from multiprocessing import forkserver
 from pathlib import Path
 
-import torch._dynamo  # noqa: F401  # before it forks: optimizers import it late, and it takes seconds
+import torch
+import torch._dynamo  # before it forks: optimizers import it late, and it takes seconds
 
 import mil.optimistic
 import mil.run  # noqa: F401
@@ -82,6 +83,7 @@ def forked(command: list[str], said: Path, how: str = "fork", errors: Path | Non
         logging.getLogger().handlers.clear()  # pytest's
         if how == "real":
             os.execv(sys.executable, [sys.executable, "-m", "mil", *command])  # noqa: S606
+        torch.set_num_threads(1)  # threads of this process's pool are not in its fork, which would wait for them
         if how == "fork":
             sweep_local._context = Forks
         else:  # the server that this process may have is not its child's
