@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from data.files import write_text
 from data.store import StoreError
@@ -135,7 +136,8 @@ def _of_training(run: RunDir, kept: Checkpoint, device: str) -> Threshold:
         crops=max(len(store.spec.crops) for store in stores),
         device=torch.device(device),
     )
-    for video_id, clips in scores:
+    # once for a run, but minutes where its training videos are many
+    for video_id, clips in tqdm(scores, total=len(labels), unit="video", disable=None, desc=f"threshold of {run.root}"):
         rules = kept.config.evaluate
         frames = grids[video_id].to_frames(protocol.smooth(clips, rules.smooth, rules.smoothing))
         peaks[labels[video_id]].append(float(frames.max()))
