@@ -26,6 +26,7 @@ Item = Mapping[str, Array]
 
 _AT_ONCE = 2048  # rows of a pass: videos x crops x clips. Of T clips each, attention takes at most 2048 x T weights
 _PASSES = 16  # at a time
+_WEIGHTS = 2**28  # of attention, T x T for a crop, in those passes of one video that go on at a time
 _SIMILAR = 0.75  # the shortest video of a batch has at least this share of the longest one's clips
 
 
@@ -43,8 +44,9 @@ def score_videos(
     A pass takes at most 2048 rows, of several videos or of one, or one crop of a video that is longer. On a CPU as many
     passes as torch has threads (16 at most) go on at a time, each with a thread of its own: faster than one after the
     other with all threads, and the same bytes for any number of them. What is read and not yet scored is never more
-    than the longest video, or the rows of one pass more than go on at a time. A head that looks at padding is given
-    videos of equal length only. The same videos give the same bytes in any order.
+    than the longest video, or the rows of one pass more than go on at a time. Of a very long video fewer passes go on
+    at a time, for some heads take a number for each two clips: from 11,586 clips on it is one. A head that looks at
+    padding is given videos of equal length only. The same videos give the same bytes in any order.
 
     Args:
         model: on `device`; left in evaluation mode.
@@ -69,18 +71,24 @@ def score_videos(
     def read_all(batch: Sequence[Key]) -> list[Item]:
         return [_read(read, key, crops, lengths[key]) for key in batch]
 
-    def parts_of(batch: Sequence[Key]) -> list[slice]:
-        """Crops of one pass each, as even as can be: a long video goes through in several."""
+    def parts_of(batch: Sequence[Key]) -> list[list[slice]]:
+        """Crops of one pass each, as even as can be: a long video goes through in several.
+
+        Those of one list go one after the other. How many lists there are depends on the length alone, so that sums are
+        the same bytes for any number of threads.
+        """
         passes = -(-crops // max(_AT_ONCE // lengths[batch[0]], 1)) if len(batch) == 1 else 1
         ends = [crops * i // passes for i in range(passes + 1)]
-        return [slice(a, b) for a, b in pairwise(ends)]
+        slices = [slice(a, b) for a, b in pairwise(ends)]
+        together = min(max(_WEIGHTS // lengths[batch[0]] ** 2, 1), passes)
+        return [slices[i::together] for i in range(together)]
 
-    def a_pass(items: Future[list[Item]], some: slice) -> NDArray[np.float64]:
+    def a_part(items: Future[list[Item]], slices: Sequence[slice]) -> NDArray[np.float64]:
         found = items.result()
         own = free.get()
         try:
             with keeping(kernels):
-                return _scores(model, own, found, some, device)
+                return np.asarray(sum(_scores(model, own, found, some, device) for some in slices))
         finally:
             free.put(own)
 
@@ -99,7 +107,7 @@ def score_videos(
                     rows += more
                     batch = waiting.popleft()
                     items = reader.submit(read_all, batch)
-                    begun.append((batch, [scorer.submit(a_pass, items, some) for some in parts_of(batch)]))
+                    begun.append((batch, [scorer.submit(a_part, items, part) for part in parts_of(batch)]))
                 batch, parts = begun.popleft()
                 scores = np.sum([part.result() for part in parts], axis=0) / crops
                 yield from ((key, row[: lengths[key]].copy()) for key, row in zip(batch, scores, strict=True))

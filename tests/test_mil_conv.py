@@ -65,6 +65,13 @@ def test_in_bfloat16_no_differences_are_taken(autocast):
     assert torch.equal(found.float(), expected)
 
 
+def test_compiled_it_is_one_graph():
+    """Kernels that are looked up, and sums in place, would break it into pieces."""
+    layer, x = nn.Conv1d(4, 6, 3, padding=1), torch.randn(2, 7, 4)
+    compiled = torch.compile(same_conv, backend="eager", fullgraph=True)
+    assert torch.allclose(compiled(layer, x), layer(x.mT).mT, atol=1e-5)
+
+
 def test_kernels_are_kept_for_as_long_as_one_asks_and_of_parameters_alone():
     layer, x = nn.Conv1d(4, 6, 3, padding=1), torch.randn(2, 8, 4)
     kernels = {}

@@ -1,6 +1,7 @@
 """Whole videos through a head: in batches as one by one, for every head, and never more in memory than was promised."""
 
 import threading
+import time
 import weakref
 from dataclasses import replace
 
@@ -310,6 +311,33 @@ def test_in_groups_of_crops_a_video_scores_as_all_at_once(name, monkeypatch):
     assert np.abs(found[1] - np.mean(each, axis=0)).max() < 1e-12
 
 
+@pytest.mark.parametrize(("weights", "most"), [(1, 1), (2 * 20**2, 2), (2**28, 5)])
+def test_of_a_very_long_video_few_crops_go_through_at_a_time(weights, most, monkeypatch):
+    """Heads that compare all segments take T x T numbers for each."""
+    model = model_of("ranking", dims={"rgb": 6})
+    (item,) = items_of(model.dims, [20], crops=5)
+    (expected,) = score_items(model, [item])
+    lock, real, now, seen = threading.Lock(), scoring._scores, [0], []
+
+    def scores(*values):
+        with lock:
+            now[0] += 1
+            seen.append(now[0])
+        time.sleep(0.02)
+        found = real(*values)
+        with lock:
+            now[0] -= 1
+        return found
+
+    monkeypatch.setattr(scoring, "_AT_ONCE", 20)
+    monkeypatch.setattr(scoring, "_WEIGHTS", weights)
+    monkeypatch.setattr(scoring, "_scores", scores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    assert np.abs(score_items(model, [item])[0] - expected).max() < 1e-6
+    assert len(seen) == 5
+    assert max(seen) <= most
+
+
 def test_features_are_taken_as_they_lie_in_a_pack():
     """fp16 and read-only; and a video in memory that may be written stays as it is."""
     model = model_of("ranking", dims={"rgb": 6}, scale="l2")
@@ -332,6 +360,15 @@ def test_bf16_scores_are_near_and_fp32_ones_the_plain_call(name):
         assert 0 < np.abs(a - b).max() < 2e-2
         assert np.abs(score_items(model, [item])[0] - alone(model, item)).max() < 1e-6
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["bnwvad", "hlnet", "pel4vad", "transformer", "urdmu"])
+def test_bf16_knows_where_the_segments_of_a_long_video_are(name):
+    """It holds whole numbers up to 256 alone: neighbours that come later would have the same place."""
+    model = model_of(name)
+    items = items_of(model.dims, [600])
+    (plain,), (low,) = score_items(model, items), score_items(model, items, "bf16")
+    assert 0 < np.abs(plain - low).max() < 0.06 * plain.std()
 
 
 def test_stores_that_do_not_fit_are_refused_before_anything_is_scored(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, Progress, Scan, heads
+from mil.layers.causal import counting
 from mil.layers.crops import crop_mean
 from mil.layers.kept import Staged
 from mil.layers.per_video import PerVideo
@@ -226,8 +227,9 @@ class GraphLayer(nn.Module):
 
 def consistency(nodes: Tensor, dtype: torch.dtype) -> Tensor:
     """D^-1/2 A D^-1/2 of A_ij = exp(-|i - j|), i and j places in the video; (B, T) bool -> (B, T, T)."""
-    place = torch.arange(nodes.shape[1], device=nodes.device, dtype=dtype)
-    return _normalized((-(place[:, None] - place).abs()).exp().expand(len(nodes), -1, -1), nodes)
+    place = torch.arange(nodes.shape[1], device=nodes.device, dtype=counting(dtype))
+    near = (-(place[:, None] - place).abs()).exp().to(dtype)
+    return _normalized(near.expand(len(nodes), -1, -1), nodes)
 
 
 def similarity(h: Tensor, nodes: Tensor) -> Tensor:

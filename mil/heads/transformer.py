@@ -10,6 +10,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, heads
+from mil.layers.causal import counting
 from mil.layers.crops import crop_mean, fold, spread, unfold
 from mil.losses import sixteenth, topk_bce
 
@@ -110,7 +111,7 @@ class _Block(nn.Module):
 
 def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
     """Positions 0, 1, ..., (length, width): sin(t / 10000^(2i / width)) at 2i, the cosine at 2i + 1 (section 3.5)."""
-    t = torch.arange(length, device=like.device, dtype=like.dtype)
-    even = torch.arange(0, width, 2, device=like.device, dtype=like.dtype)
+    t = torch.arange(length, device=like.device, dtype=counting(like.dtype))
+    even = torch.arange(0, width, 2, device=like.device, dtype=t.dtype)
     angles = t[:, None] * (even * (-math.log(10000) / width)).exp()
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(like.dtype)

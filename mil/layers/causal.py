@@ -20,8 +20,13 @@ def left_conv(layer: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
 
 def distance_term(length: int, slope: Tensor, offset: Tensor) -> Tensor:
     """exp(-|slope d² + offset|) for segments d apart, (T, T) in (0, 1]; two numbers as (1,) tensors."""
-    at = torch.arange(length, device=slope.device, dtype=slope.dtype)
-    return (-(slope * (at[:, None] - at).square() + offset).abs()).exp()
+    at = torch.arange(length, device=slope.device, dtype=counting(slope.dtype))
+    return (-(slope * (at[:, None] - at).square() + offset).abs()).exp().to(slope.dtype)
+
+
+def counting(dtype: torch.dtype) -> torch.dtype:
+    """For numbers of segments: float32, or float64 as it is; bfloat16 and float16 miss some after 256 and 2048."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def recent(length: int, past: int, device: torch.device) -> Tensor:

@@ -62,9 +62,10 @@ def _moves_one(layer: nn.Conv1d) -> bool:
 
 
 def _bears_differences(layer: nn.Conv1d, x: Tensor) -> bool:
-    """Whether it computes on a CPU with digits enough; other devices have convolutions of their own."""
-    on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return on_cpu and x.dtype == layer.weight.dtype and x.dtype in (torch.float32, torch.float64)
+    """Whether it computes on a CPU with digits enough; other devices, and torch.compile, have ways of their own."""
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return False
+    return x.dtype == layer.weight.dtype and x.dtype in (torch.float32, torch.float64)
 
 
 def _biased(y: Tensor, layer: nn.Conv1d) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from mil.layers.causal import counting
 from mil.layers.conv import conv
 from mil.layers.dropout import Dropout
 
@@ -125,8 +126,8 @@ def near_mean(t: Tensor, mask: Tensor) -> Tensor:
 
     The columns of A sum to 1, not its rows, as the authors divide. Sums run over the segments that are not padded.
     """
-    at = torch.arange(t.shape[1], device=t.device, dtype=t.dtype)
-    weight = torch.exp((at[:, None] - at).abs() / -math.e)  # (T, T), the same for all videos
+    at = torch.arange(t.shape[1], device=t.device, dtype=counting(t.dtype))
+    weight = torch.exp((at[:, None] - at).abs() / -math.e).to(t.dtype)  # (T, T), the same for all videos
     columns = mask.to(t.dtype) @ weight  # (N, T), each greater than 0
     return weight @ (t * (mask / columns)[..., None])
 
