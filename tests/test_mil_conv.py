@@ -65,6 +65,22 @@ def test_in_bfloat16_no_differences_are_taken(autocast):
     assert torch.equal(found.float(), expected)
 
 
+@pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)])
+def test_a_penalty_of_gradients_has_a_gradient(needed):
+    """As with torch's own, whichever of the two it is asked for."""
+    torch.manual_seed(0)
+    given = [
+        torch.randn(shape).double().requires_grad_(on) for shape, on in zip(((2, 5, 3), (4, 3, 3)), needed, strict=True)
+    ]
+    asked = [t for t in given if t.requires_grad]
+    found = []
+    for call in (conv_of_three, lambda x, w: nn.functional.conv1d(x.mT, w, padding=1).mT):
+        first = torch.autograd.grad(call(*given).sin().sum(), asked, create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), asked)])
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() < 1e-12
+
+
 def test_compiled_it_is_one_graph():
     """Kernels that are looked up, and sums in place, would break it into pieces."""
     layer, x = nn.Conv1d(4, 6, 3, padding=1), torch.randn(2, 7, 4)

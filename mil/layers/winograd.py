@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
+from torch.nn.functional import conv1d, pad
 
 
 def conv_of_three(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
@@ -49,7 +48,7 @@ class _ConvOfThree(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, kernels: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, kernels)
+        ctx.save_for_backward(x, weight, kernels)
         ctx.dilation = dilation
         inputs = _inputs(*_pairs(x, dilation))
         a, b, c, d = torch.bmm(inputs.flatten(1, 3), kernels.mT).view(*inputs.shape[:4], -1)
@@ -59,9 +58,13 @@ class _ConvOfThree(torch.autograd.Function):
         return y.flatten(1, 3)[:, : x.shape[1]]
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, kernels = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, kernels = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: a gradient that has one itself
+            y = conv1d(x.mT, weight, padding=ctx.dilation, dilation=ctx.dilation).mT
+            wanted = [t for t, needed in zip((x, weight), ctx.needs_input_grad, strict=False) if needed]
+            found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None
         first, second = _pairs(grad, ctx.dilation)
         products = first.new_empty(4, *first.shape)
         products[0] = first
