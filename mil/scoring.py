@@ -48,6 +48,9 @@ def score_videos(
     at a time, for some heads take a number for each two clips: from 11,586 clips on it is one. A head that looks at
     padding is given videos of equal length only. The same videos give the same bytes in any order.
 
+    The shortest videos go first, though their scores come last: a head that draws random numbers shows itself with
+    them, and has one pass at a time, in one order.
+
     Args:
         model: on `device`; left in evaluation mode.
         lengths: {video: N}, the clips that `read` will give.
@@ -67,6 +70,10 @@ def score_videos(
     free: SimpleQueue[Forward] = SimpleQueue()  # in bf16 a head's weights are exchanged while it runs
     for _ in range(passes):
         free.put(forward if free.empty() or precision == "fp32" else copy.deepcopy(forward))
+
+    setting = partial(torch.set_num_threads, 1) if on_cpu else None
+    reader = ThreadPoolExecutor(1)
+    one, several = (ThreadPoolExecutor(n, initializer=setting) for n in (1, passes))
 
     def read_all(batch: Sequence[Key]) -> list[Item]:
         return [_read(read, key, crops, lengths[key]) for key in batch]
@@ -92,13 +99,25 @@ def score_videos(
         finally:
             free.put(own)
 
+    def begin(batch: list[Key], scorer: ThreadPoolExecutor) -> list[Future[NDArray[np.float64]]]:
+        items = reader.submit(read_all, batch)
+        return [scorer.submit(a_part, items, part) for part in parts_of(batch)]
+
+    def scores_of(batch: list[Key], parts: list[Future[NDArray[np.float64]]]) -> list[tuple[Key, NDArray[np.float64]]]:
+        scores = np.sum([part.result() for part in parts], axis=0) / crops
+        return [(key, row[: lengths[key]].copy()) for key, row in zip(batch, scores, strict=True)]
+
     model.eval()
     limit = max([(passes + 1) * _AT_ONCE, *(crops * sum(lengths[key] for key in batch) for batch in batches)])
+    last = batches.pop() if batches else []
     waiting, rows = deque(batches), 0
     begun: deque[tuple[list[Key], list[Future[NDArray[np.float64]]]]] = deque()
-    setting = partial(torch.set_num_threads, 1) if on_cpu else None
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(passes, initializer=setting) as scorer:
+    with reader, one, several:
         try:
+            state = torch.get_rng_state()
+            shortest = scores_of(last, begin(last, one)) if last else []
+            # what is drawn would fall to whichever pass comes first
+            scorer = several if torch.equal(torch.get_rng_state(), state) else one
             while waiting or begun:
                 while waiting and len(begun) <= passes:  # one more than there are passes: it is read meanwhile
                     more = crops * sum(lengths[key] for key in waiting[0])
@@ -106,15 +125,14 @@ def score_videos(
                         break
                     rows += more
                     batch = waiting.popleft()
-                    items = reader.submit(read_all, batch)
-                    begun.append((batch, [scorer.submit(a_part, items, part) for part in parts_of(batch)]))
+                    begun.append((batch, begin(batch, scorer)))
                 batch, parts = begun.popleft()
-                scores = np.sum([part.result() for part in parts], axis=0) / crops
-                yield from ((key, row[: lengths[key]].copy()) for key, row in zip(batch, scores, strict=True))
+                yield from scores_of(batch, parts)
                 rows -= crops * sum(lengths[key] for key in batch)
+            yield from shortest
         finally:
-            scorer.shutdown(cancel_futures=True)
-            reader.shutdown(cancel_futures=True)
+            for pool in (several, one, reader):
+                pool.shutdown(cancel_futures=True)
             if on_cpu:
                 torch.set_num_threads(threads)  # those of the pool have set it for all that come later
 

@@ -190,7 +190,7 @@ def test_who_stops_early_reads_no_further():
     found = score_videos(model, {i: 900 - i for i in range(20)}, reader, crops=2, device=CPU)
     next(found)
     found.close()
-    assert len(read) <= 1 + torch.get_num_threads()
+    assert len(read) <= 2 + torch.get_num_threads()
     assert threading.active_count() == before
 
 
@@ -204,7 +204,10 @@ def threads(request):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_as_many_passes_as_threads_go_on_while_the_next_is_read(threads, precision, monkeypatch):
-    """Each waits for the others, so that one after the other would never end; and the bytes are the same."""
+    """Each waits for the others, so that one after the other would never end; and the bytes are the same.
+
+    All but the first, which shows whether the head draws random numbers.
+    """
     model = model_of("urdmu", dims={"rgb": 6})
     items = items_of(model.dims, [500 + i for i in range(12)], crops=3)
     torch.set_num_threads(1)
@@ -216,7 +219,7 @@ def test_as_many_passes_as_threads_go_on_while_the_next_is_read(threads, precisi
     def reader(key):
         with lock:
             read.append(key)
-            last = len(read) == threads + 1
+            last = len(read) == threads + 2
         if last:  # the one beyond those that are scored
             together.wait()
         return items[key]
@@ -224,7 +227,7 @@ def test_as_many_passes_as_threads_go_on_while_the_next_is_read(threads, precisi
     def scores(model, forward, *rest):
         with lock:
             used.append((forward, torch.get_num_threads()))
-            first = len(used) <= threads
+            first = 1 < len(used) <= threads + 1
         if first:
             together.wait()
         return real(model, forward, *rest)
@@ -233,9 +236,28 @@ def test_as_many_passes_as_threads_go_on_while_the_next_is_read(threads, precisi
     lengths = {i: 500 + i for i in range(12)}
     found = dict(score_videos(model, lengths, reader, crops=3, device=CPU, precision=precision))
     assert all((found[i] == expected[i]).all() for i in range(12))
-    assert len({id(forward) for forward, _ in used[:threads]}) == (threads if precision == "bf16" else 1)
+    assert len({id(forward) for forward, _ in used[1 : threads + 1]}) == (threads if precision == "bf16" else 1)
     assert {each for _, each in used} == {1}
     assert torch.get_num_threads() == threads
+
+
+def test_a_head_that_draws_has_its_passes_in_one_order(threads, monkeypatch):
+    """The longest ones sleep longest: side by side, the last would draw first."""
+    model = model_of("ranking", dims={"rgb": 6})
+    items, real = items_of(model.dims, [300 + 100 * i for i in range(8)], crops=3), model.head.forward
+
+    def forward(bag):
+        time.sleep(bag.x.shape[2] / 50_000)
+        out = real(bag)
+        return replace(out, scores=out.scores * torch.rand(()))
+
+    monkeypatch.setattr(model.head, "forward", forward)
+    found = []
+    for count in (threads, 1):
+        torch.set_num_threads(count)
+        torch.manual_seed(0)
+        found.append(score_items(model, items))
+    assert all((a == b).all() for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +293,7 @@ def test_a_video_of_other_clips_than_were_said_is_refused():
 def test_a_video_of_other_crops_than_were_said_is_refused():
     model = model_of("ranking", dims={"rgb": 6})
     items = items_of(model.dims, crops=3)
-    with pytest.raises(ValueError, match="v0: 2 crops were to be scored, 3 were read"):
+    with pytest.raises(ValueError, match="v1: 2 crops were to be scored, 3 were read"):
         list(score_videos(model, lengths_of(items), lambda k: items[int(k[1:])], crops=2, device=CPU))
 
 
