@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mil.bag import Bag
 from mil.heads.base import Head, HeadOutput, Progress, Scan, heads
-from mil.layers.causal import counting
+from mil.layers.causal import gaps
 from mil.layers.crops import crop_mean
 from mil.layers.kept import Staged
 from mil.layers.per_video import PerVideo
@@ -207,7 +207,7 @@ class Cleaner(nn.Module):
         """x (B, T, D), which segments are in the graph (B, T) bool -> logits (B, T), 0 outside of it."""
         h = self.drop(self.fc1(x).relu())
         h = self.drop(self.fc2(h).relu())
-        near, alike = consistency(nodes, h.dtype), similarity(h, nodes)
+        near, alike = consistency(nodes, h), similarity(h, nodes)
         by_time = self.gc2(self.gc1(h, near).relu(), near)
         by_looks = self.gc4(self.gc3(h, alike).relu(), alike)
         return (by_time + by_looks).squeeze(-1) / 2 * nodes  # type: ignore[no-any-return]
@@ -225,10 +225,9 @@ class GraphLayer(nn.Module):
         return adjacency @ (x @ self.weight)
 
 
-def consistency(nodes: Tensor, dtype: torch.dtype) -> Tensor:
-    """D^-1/2 A D^-1/2 of A_ij = exp(-|i - j|), i and j places in the video; (B, T) bool -> (B, T, T)."""
-    place = torch.arange(nodes.shape[1], device=nodes.device, dtype=counting(dtype))
-    near = (-(place[:, None] - place).abs()).exp().to(dtype)
+def consistency(nodes: Tensor, like: Tensor) -> Tensor:
+    """D^-1/2 A D^-1/2 of A_ij = exp(-|i - j|), i and j places in the video; (B, T) bool, (B, T, H) -> (B, T, T)."""
+    near = (-gaps(like.shape[1], like)).exp().to(like.dtype)
     return _normalized(near.expand(len(nodes), -1, -1), nodes)
 
 

@@ -20,8 +20,13 @@ def left_conv(layer: nn.Conv1d, x: Tensor, mask: Tensor) -> Tensor:
 
 def distance_term(length: int, slope: Tensor, offset: Tensor) -> Tensor:
     """exp(-|slope d² + offset|) for segments d apart, (T, T) in (0, 1]; two numbers as (1,) tensors."""
-    at = torch.arange(length, device=slope.device, dtype=counting(slope.dtype))
-    return (-(slope * (at[:, None] - at).square() + offset).abs()).exp().to(slope.dtype)
+    return (-(slope * gaps(length, slope).square() + offset).abs()).exp().to(slope.dtype)
+
+
+def gaps(length: int, like: Tensor) -> Tensor:
+    """|i - j| of segments i and j, (T, T), exact: of `counting(like.dtype)`, on the device of `like`."""
+    at = torch.arange(length, device=like.device, dtype=counting(like.dtype))
+    return (at[:, None] - at).abs()
 
 
 def counting(dtype: torch.dtype) -> torch.dtype:

@@ -4,7 +4,6 @@ GL-MHSA of UR-DMU (Zhou, Yu, Yang, AAAI 2023, https://arxiv.org/abs/2302.05160):
 the second what is near. BN-WVAD takes the same encoder over.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from mil.layers.causal import counting
 from mil.layers.conv import conv
 from mil.layers.dropout import Dropout
+from mil.layers.graph import proximity
 
 # what the authors call the parts of a layer, and what they are called here
 _PARTS = {
@@ -126,8 +125,7 @@ def near_mean(t: Tensor, mask: Tensor) -> Tensor:
 
     The columns of A sum to 1, not its rows, as the authors divide. Sums run over the segments that are not padded.
     """
-    at = torch.arange(t.shape[1], device=t.device, dtype=counting(t.dtype))
-    weight = torch.exp((at[:, None] - at).abs() / -math.e).to(t.dtype)  # (T, T), the same for all videos
+    weight = proximity(t)  # (T, T), the same for all videos
     columns = mask.to(t.dtype) @ weight  # (N, T), each greater than 0
     return weight @ (t * (mask / columns)[..., None])
 

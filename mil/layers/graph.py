@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mil.layers.causal import counting
+from mil.layers.causal import gaps
 from mil.layers.conv import conv
 
 
@@ -33,8 +33,7 @@ def similarity(x: Tensor, mask: Tensor, threshold: float = 0.7) -> Tensor:
 
 def proximity(x: Tensor) -> Tensor:
     """Segments that are near: exp(-|i - j| / e), rows do not sum to 1; (N, T, D) -> (T, T) of the same type."""
-    place = torch.arange(x.shape[1], device=x.device, dtype=counting(x.dtype))
-    return (-(place[:, None] - place).abs() / math.e).exp().to(x.dtype)
+    return (-gaps(x.shape[1], x) / math.e).exp().to(x.dtype)
 
 
 class GraphConvolution(nn.Module):
